@@ -1,0 +1,70 @@
+"""Build of ACME: the Cython modules, the package mapping, the two commands and the man pages."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import greenlet
+from Cython.Build import cythonize
+from setuptools import Extension, find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "acme_wsgi/__init__.py").read_text()).group(1)
+
+# One source per module, compiled always: no pure-Python twin to drift from it.
+CYTHON_MODULES = [
+    "acme_wsgi.http.h1",
+    "acme_wsgi.http.writer",
+    "acme_wsgi.scoreboard",
+    "acme_wsgi.connection",
+]
+
+SANITIZE = os.environ.get("ACME_SANITIZE") == "1"
+
+
+def extension(name: str) -> Extension:
+    flags = ["-O1", "-g", "-fsanitize=address,undefined"] if SANITIZE else ["-O3", "-fno-plt"]
+    return Extension(
+        name,
+        [name.replace(".", "/") + ".pyx"],
+        include_dirs=[os.path.dirname(greenlet.__file__)],
+        extra_compile_args=flags,
+        extra_link_args=["-fsanitize=address,undefined"] if SANITIZE else [],
+    )
+
+
+setup(
+    name="acme-wsgi",
+    version=VERSION,
+    description="A web server for Python web applications: event-loop scale for plain blocking code",
+    long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    # `handlers/` stands at the top of the checkout and is installed as acme_wsgi.handlers; the relative
+    # symlink acme_wsgi/handlers lets a plain checkout and type checkers find it there too.
+    packages=sorted({*find_packages(include=["acme_wsgi", "acme_wsgi.*"]), "acme_wsgi.handlers"}),
+    package_dir={"acme_wsgi.handlers": "handlers"},
+    package_data={"acme_wsgi": ["py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd"]},
+    ext_modules=cythonize(
+        [extension(name) for name in CYTHON_MODULES],
+        compiler_directives={"language_level": "3"},
+    ),
+    # The lowest versions are those of Debian 12.
+    install_requires=["gevent>=22.10.2", "greenlet>=2.0.2", "Werkzeug>=2.2.2", "PyYAML>=6.0"],
+    extras_require={
+        "test": [
+            "Django", "Flask", "cryptography", "h11", "httpbin", "httptools", "hypothesis", "mypy", "pytest",
+            "pytest-xdist", "ruff", "types-PyYAML",
+        ],
+        "bench": ["bjoern", "granian", "gunicorn", "waitress"],
+    },
+    entry_points={
+        "console_scripts": [
+            "acme-wsgi = acme_wsgi.cli.serve:main",
+            "acme-server = acme_wsgi.cli.manage:main",
+        ]
+    },
+)
