@@ -1,0 +1,66 @@
+"""ACME itself, through its command and a conf.d directory, as its users run it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from .base import BIN, Launch, Peer, PeerUnavailable
+
+# Everything not named here is as shipped: timeouts, limits and counting are on.
+_SERVER = """\
+server:
+  host: {host}
+  port: {port}
+  workers: {workers}
+  max_connections: {connections}
+  keep_alive_timeout: 1h
+"""
+_ROUTES = """\
+routes:
+  - path: /*
+    type: wsgi
+    app: benchmarks.apps:{site}
+"""
+_LOGGING = """\
+logging:
+  level: warning
+  access:
+    enabled: {enabled}
+    format: combined
+    output: {output}
+"""
+
+
+class Acme(Peer):
+    """`acme-wsgi -c conf.d`."""
+
+    name = "acme"
+    can_log = True
+    can_fork = True
+    note = "WSGI, Cython on gevent"
+
+    def prepare(self) -> None:
+        """`scripts/bench` installs it from the checkout."""
+        if not (BIN / "acme-wsgi").exists():
+            raise PeerUnavailable("the command acme-wsgi isn't installed beside this Python")
+
+    def version(self) -> str:
+        """The installed distribution's."""
+        return importlib.metadata.version("acme-wsgi")
+
+    def command(self, launch: Launch) -> list[str]:
+        """One file per section, like the sample."""
+        directory = launch.directory / "conf.d"
+        directory.mkdir()
+        connections = launch.connections + 64 * launch.workers
+        (directory / "10-server.yaml").write_text(
+            _SERVER.format(
+                host=launch.host, port=launch.port, workers=launch.workers, connections=connections
+            )
+        )
+        (directory / "20-routes.yaml").write_text(_ROUTES.format(site=launch.site))
+        logged = launch.access_log is not None
+        (directory / "30-logging.yaml").write_text(
+            _LOGGING.format(enabled=str(logged).lower(), output=launch.access_log or "stdout")
+        )
+        return [str(BIN / "acme-wsgi"), "-c", str(directory)]

@@ -1,0 +1,83 @@
+"""What a peer is: a server that can be installed, configured and started in the foreground.
+
+A peer's own file knows its command line and its configuration and nothing of what is measured.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+SCRIPTS = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+# What is served at `/`: "hello" answers 13 bytes, "pid" the id of the worker process that answered.
+Site = Literal["hello", "pid"]
+
+
+class PeerUnavailable(Exception):
+    """This peer can't take part; the text says why."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a server is to be started.
+
+    `directory` is private to this run; `connections` is the number it must be able to hold at once over all
+    workers, each of which gets room for `descriptors`.
+    """
+
+    directory: Path
+    host: str
+    port: int
+    site: Site = "hello"
+    workers: int = 1
+    connections: int = 1024
+    descriptors: int = 20_000
+    access_log: Path | None = None
+    log_buffer: str | None = None  # nginx's `buffer=`, "64k"
+
+
+class Peer(ABC):
+    """One server. Subclasses are stateless: everything about a run is in the Launch."""
+
+    name: ClassVar[str]
+    package: ClassVar[str | None] = None  # on PyPI
+    can_log: ClassVar[bool] = False
+    can_fork: ClassVar[bool] = False  # takes several worker processes
+    note: ClassVar[str] = ""
+
+    def prepare(self) -> None:
+        """Install the peer where it is missing. Raises PeerUnavailable."""
+        if self.package is None or _version(self.package) is not None:
+            return
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", self.package]
+        done = subprocess.run(pip, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            lines = [line for line in done.stderr.splitlines() if line.strip()] or ["pip failed"]
+            raise PeerUnavailable(f"pip can't install {self.package}: {lines[-1].strip()}")
+
+    def version(self) -> str:
+        """The installed version, for the report."""
+        return (_version(self.package) if self.package else None) or "unknown"
+
+    @abstractmethod
+    def command(self, launch: Launch) -> list[str]:
+        """Write what the server reads to `launch.directory`; return the command that runs in the foreground."""
+
+    def environment(self) -> dict[str, str]:
+        """The environment of the command: that of the bench, with `benchmarks.apps` importable."""
+        return {**os.environ, "PYTHONPATH": str(SCRIPTS), "PYTHONUNBUFFERED": "1"}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,89 @@
+"""nginx answering `return 200` with the same body: the practical floor of a server written in C."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+from ..apps import HELLO
+from .base import Launch, Peer, PeerUnavailable
+
+_CONFIGURATION = """\
+daemon off;
+worker_processes {workers};
+worker_rlimit_nofile {descriptors};
+pid nginx.pid;
+error_log error.log;
+{user}
+events {{
+    worker_connections {descriptors};
+}}
+http {{
+    access_log {access_log};
+    default_type text/plain;
+    keepalive_timeout 1h;
+    keepalive_requests 1000000000;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    server {{
+        listen {host}:{port} backlog=65535;
+        location / {{
+            return 200 "{body}";
+        }}
+    }}
+}}
+"""
+
+
+class Nginx(Peer):
+    """Debian's package, one worker, no modules loaded."""
+
+    name = "nginx"
+    can_log = True
+    can_fork = True
+    note = "return 200, C"
+
+    def prepare(self) -> None:
+        """`scripts/bench` installs the Debian package."""
+        if shutil.which("nginx") is None:
+            raise PeerUnavailable("nginx isn't installed (apt-get install nginx)")
+
+    def version(self) -> str:
+        """The version nginx -v tells."""
+        told = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=False).stderr
+        found = re.search(r"nginx/([\d.]+)", told)
+        return found.group(1) if found else "unknown"
+
+    def command(self, launch: Launch) -> list[str]:
+        """Its prefix, temporary paths, pid file and error log are all in the launch's directory."""
+        log = "off"
+        if launch.access_log is not None:
+            buffer = f" buffer={launch.log_buffer} flush=1s" if launch.log_buffer else ""
+            log = f"{launch.access_log} combined{buffer}"
+        configuration = _CONFIGURATION.format(
+            workers=launch.workers,
+            descriptors=launch.descriptors,
+            access_log=log,
+            host=launch.host,
+            port=launch.port,
+            body=HELLO.decode() if launch.site == "hello" else "$pid",
+            # As root nginx would hand its workers to `nobody`, who may not write in a private directory.
+            user="user root;" if os.geteuid() == 0 else "",
+        )
+        path = launch.directory / "nginx.conf"
+        path.write_text(configuration)
+        # The log files named before the configuration is read would go to /var/log/nginx: -e says no.
+        return [
+            "nginx",
+            "-p",
+            str(launch.directory),
+            "-c",
+            str(path),
+            "-e",
+            str(launch.directory / "error.log"),
+        ]

@@ -1,0 +1,136 @@
+"""A running server: started on its core, awaited until it answers, watched, stopped.
+
+Knows peers by their interface only.
+"""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .apps import HELLO
+from .machine import Cores, free_port, pin
+from .peers import Launch, Peer, Site
+from .processes import ProcessTree
+
+START_PATIENCE = 30.0  # seconds from the command to the first right answer
+
+
+class ServerFailed(Exception):
+    """The server didn't start, died, or answered wrongly; the text has the end of its output."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One that answers. `connect` is the address for clients; the tree is its processes."""
+
+    peer: Peer
+    launch: Launch
+    tree: ProcessTree
+    connect: str = "127.0.0.1"
+
+    @property
+    def url(self) -> str:
+        """The URL of the site."""
+        return f"http://{self.connect}:{self.launch.port}/"
+
+
+@contextmanager
+def running(
+    peer: Peer,
+    cores: Cores,
+    base: Path,
+    *,
+    host: str = "127.0.0.1",
+    site: Site = "hello",
+    workers: int = 1,
+    connections: int = 1024,
+    descriptors: int = 20_000,
+    access_log: bool = False,
+    log_buffer: str | None = None,
+) -> Iterator[Server]:
+    """Start `peer` in a private directory below `base`, yield it once it answers, stop it whatever happens.
+
+    Raises ServerFailed when it doesn't answer rightly in time, or isn't there any more at the end.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"{peer.name}-", dir=base) as name:
+        directory = Path(name)
+        launch = Launch(
+            directory,
+            host,
+            free_port(),
+            site,
+            workers,
+            connections,
+            descriptors,
+            directory / "access.log" if access_log else None,
+            log_buffer,
+        )
+        with open(directory / "output", "wb") as output:
+            process = subprocess.Popen(
+                peer.command(launch),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=peer.environment(),
+                start_new_session=True,
+                preexec_fn=lambda: pin(cores.server),
+            )
+        tree = ProcessTree(process.pid)
+        try:
+            server = Server(peer, launch, tree)
+            _await_answer(server, process)
+            yield server
+            if not tree.stopped and process.poll() is not None:
+                raise ServerFailed(
+                    f"{peer.name} ended by itself, status {process.returncode}\n{_tail(directory)}"
+                )
+        finally:
+            if not tree.stopped:
+                tree.stop()
+            process.wait()
+
+
+def _await_answer(server: Server, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_PATIENCE
+    trouble: object = "no answer"
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            body = fetch(server)
+        except (OSError, http.client.HTTPException) as error:
+            trouble = error
+            time.sleep(0.05)
+            continue
+        if server.launch.site == "hello" and body != HELLO:
+            raise ServerFailed(f"{server.peer.name} answered {body!r}")
+        return
+    how = trouble if process.poll() is None else f"exit status {process.returncode}"
+    raise ServerFailed(f"{server.peer.name} doesn't serve: {how}\n{_tail(server.launch.directory)}")
+
+
+def fetch(server: Server) -> bytes:
+    """One request on its own connection; returns the body. Raises OSError, HTTPException, ServerFailed."""
+    connection = http.client.HTTPConnection(server.connect, server.launch.port, timeout=5)
+    try:
+        connection.request("GET", "/", headers={"Connection": "close"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise ServerFailed(f"{server.peer.name} answered {response.status}: {response.read(2000)!r}")
+        return response.read()
+    finally:
+        connection.close()
+
+
+def _tail(directory: Path, lines: int = 15) -> str:
+    found: list[str] = []
+    for name in ("output", "error.log"):
+        path = directory / name
+        if path.exists():
+            found += path.read_text(errors="replace").splitlines()[-lines:]
+    return "\n".join(f"    {line}" for line in found)
