@@ -1,1 +1,747 @@
-"""Being built."""
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""HTTP/1.1 request heads and chunked bodies, read in place.
+
+Law: bytes in, spans of the same bytes out. Nothing here allocates, waits, or knows a socket; whatever is not
+exactly what RFC 9112 allows is refused with the status that belongs to it, because a lenient reader behind a
+lenient proxy is how requests are smuggled. `read_head` may be called again with a longer buffer: the verdict
+depends on the bytes alone, never on how they were cut.
+"""
+
+from libc.string cimport memchr, memcmp, memset
+
+from acme_wsgi.errors import HTTPError
+
+cdef extern from "<arpa/inet.h>" nogil:
+    int inet_pton(int family, const char *source, void *target)
+    int AF_INET6
+
+cdef extern from *:
+    """
+    /* 1 = tchar (RFC 9110 5.6.2), 2 = may stand in a request-target (0x21..0x7E without "#"), 4 = reg-name, 8 = hex */
+    static unsigned char CLASS[256];
+    static unsigned char LOWER[256];
+
+    static void h1_tables(void) {
+        const char *symbols = "!#$%&'*+-.^_`|~";
+        for (int c = 0; c < 256; c++) {
+            int alnum = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+            CLASS[c] = 0;
+            LOWER[c] = (c >= 'A' && c <= 'Z') ? c + 32 : c;
+            if (alnum) CLASS[c] |= 1 | 4;
+            if (c == '-' || c == '.' || c == '_' || c == '~') CLASS[c] |= 4;
+            if (c >= 0x21 && c <= 0x7E && c != '#') CLASS[c] |= 2;
+            if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F')) CLASS[c] |= 8;
+        }
+        for (const char *s = symbols; *s; s++) CLASS[(unsigned char)*s] |= 1;
+    }
+
+    /* No early exit, so that the compiler can look at sixteen bytes at a time. */
+    static int field_value_ok(const char *text, size_t length) {
+        unsigned char bad = 0;
+        for (size_t i = 0; i < length; i++) {
+            unsigned char c = (unsigned char)text[i];
+            bad |= (unsigned char)((c < 0x20) & (c != 0x09)) | (unsigned char)(c == 0x7F);
+        }
+        return !bad;
+    }
+    """
+    unsigned char CLASS[256]
+    unsigned char LOWER[256]
+    void h1_tables() nogil
+    int field_value_ok(const char *text, size_t length) nogil
+
+h1_tables()
+
+cdef enum:
+    TCHAR = 1
+    TARGET = 2
+    REG_NAME = 4
+    HEX = 8
+
+cdef enum:
+    MAX_METHOD = 32
+    MAX_EXTENSION = 1024      # bytes of extension on one chunk-size line
+    MAX_EXCESS = 16384        # extension bytes not paid for by body bytes, over a whole body
+    MAX_TRAILER = 8192
+
+
+class ParseError(HTTPError):
+    """A message that is not HTTP/1.1, with the status to answer it with."""
+
+
+cdef bint is_token(const char *text, size_t length) noexcept nogil:
+    cdef size_t index
+    for index in range(length):
+        if not CLASS[<unsigned char>text[index]] & TCHAR:
+            return False
+    return length > 0
+
+
+cdef bint is_field_value(const char *text, size_t length) noexcept nogil:
+    return field_value_ok(text, length)
+
+
+cdef bint same_name(const char *text, size_t length, const char *lower, size_t lower_length) noexcept nogil:
+    """Case-insensitive comparison with a name given in lower case."""
+    cdef size_t index
+    if length != lower_length:
+        return False
+    for index in range(length):
+        if LOWER[<unsigned char>text[index]] != <unsigned char>lower[index]:
+            return False
+    return True
+
+
+cdef inline int refuse(Head *head, int status, const char *message) noexcept nogil:
+    head.status = status
+    head.message = message
+    return -1
+
+
+# ---- the request line -----------------------------------------------------------------------------
+
+cdef int read_authority(const char *text, size_t length, bint port_needed, uint32_t *host_length) noexcept nogil:
+    """Check `uri-host [":" port]` (RFC 9110 4.2.1, 7.2); 1 if it is one. Sets the length of the host part."""
+    cdef size_t index = 0, port = 0, digits = 0
+    cdef char address[48]
+    cdef char binary[16]
+    if length and text[0] == c'[':
+        while index < length and text[index] != c']':
+            index += 1
+        if index == length or index - 1 >= sizeof(address):
+            return 0
+        for port in range(1, index):
+            address[port - 1] = text[port]
+        address[index - 1] = 0
+        if memchr(address, 0, index - 1) != NULL or inet_pton(AF_INET6, address, binary) != 1:
+            return 0
+        index += 1
+    else:
+        while index < length and CLASS[<unsigned char>text[index]] & REG_NAME:
+            index += 1
+        if index == 0:
+            return 0
+    host_length[0] = <uint32_t>index
+    if index == length:
+        return not port_needed
+    if text[index] != c':':
+        return 0
+    index += 1
+    port = 0
+    while index < length:
+        if not c'0' <= text[index] <= c'9':
+            return 0
+        port = port * 10 + (text[index] - c'0')
+        if port > 65535:
+            return 0
+        digits += 1
+        index += 1
+    return digits > 0 or not port_needed
+
+
+cdef int read_request_line(const char *line, size_t length, Head *head) noexcept nogil:
+    """method SP request-target SP HTTP-version (RFC 9112 3). `length` is without CRLF."""
+    cdef size_t index = 0, start
+    cdef unsigned char kind
+    while index < length and CLASS[<unsigned char>line[index]] & TCHAR:
+        index += 1
+    if index == 0 or index == length or line[index] != c' ':
+        return refuse(head, 400, b"the request line does not begin with a method and one space")
+    head.method = line
+    head.method_length = <uint32_t>index
+    index += 1
+    start = index
+    while index < length and CLASS[<unsigned char>line[index]] & TARGET:
+        index += 1
+    if index == start or index == length or line[index] != c' ':
+        return refuse(head, 400, b"the request target is empty, has a forbidden character, or no version follows it")
+    head.target = line + start
+    head.target_length = <uint32_t>(index - start)
+    index += 1
+    if length - index != 8 or memcmp(line + index, b"HTTP/", 5) != 0 or line[index + 6] != c'.' \
+            or not c'0' <= line[index + 5] <= c'9' or not c'0' <= line[index + 7] <= c'9':
+        return refuse(head, 400, b"the request line does not end with an HTTP version")
+    if line[index + 5] != c'1':
+        return refuse(head, 505, b"only HTTP/1.0 and HTTP/1.1 are spoken here")
+    head.minor = line[index + 7] - c'0'
+    if head.method_length > MAX_METHOD:
+        return refuse(head, 501, b"the method's name is too long")
+    return 0
+
+
+cdef int split_target(Head *head) noexcept nogil:
+    """The four forms of a request target (RFC 9112 3.2). Sets path, query and, in absolute-form, host."""
+    cdef const char *target = head.target
+    cdef size_t length = head.target_length, index = 0
+    cdef const char *mark
+    cdef uint32_t ignored = 0
+    if same_name(head.method, head.method_length, b"connect", 7) and memcmp(head.method, b"CONNECT", 7) == 0:
+        if not read_authority(target, length, True, &ignored):
+            return refuse(head, 400, b"CONNECT needs host:port as its target")
+        head.path = target
+        head.path_length = 0
+        return 501
+    if target[0] == c'*' and length == 1:
+        if head.method_length != 7 or memcmp(head.method, b"OPTIONS", 7) != 0:
+            return refuse(head, 400, b"the target * is for OPTIONS only")
+        head.asterisk = 1
+        head.path = target
+        head.path_length = 1
+        head.plain_path = 1
+        return 0
+    if target[0] != c'/':
+        if length > 7 and same_name(target, 7, b"http://", 7):
+            index = 7
+        elif length > 8 and same_name(target, 8, b"https://", 8):
+            index = 8
+            head.secure_scheme = 1
+        else:
+            return refuse(head, 400, b"the request target is neither a path nor an http URI")
+        head.absolute = 1
+        head.host = target + index
+        while index < length and target[index] != c'/' and target[index] != c'?':
+            index += 1
+        head.authority_length = <uint32_t>(target + index - head.host)
+        if not read_authority(head.host, head.authority_length, False, &head.host_length):
+            return refuse(head, 400, b"the request target's authority is not a host")
+    head.path = target + index
+    mark = <const char *>memchr(head.path, c'?', length - index)
+    if mark != NULL:
+        head.path_length = <uint32_t>(mark - head.path)
+        head.query = mark + 1
+        head.query_length = <uint32_t>(length - index - head.path_length - 1)
+    else:
+        head.path_length = <uint32_t>(length - index)
+    check_path(head)
+    return 0
+
+
+cdef void check_path(Head *head) noexcept nogil:
+    """Is the path already normal? Most are, and need no copy."""
+    cdef size_t index
+    cdef char last = 0, c
+    head.plain_path = 1
+    if head.path_length == 0:
+        head.plain_path = 0
+        return
+    for index in range(head.path_length):
+        c = head.path[index]
+        if c == c'%' or (last == c'/' and (c == c'/' or c == c'.')):
+            head.plain_path = 0
+            return
+        last = c
+
+
+cdef inline int hex_value(unsigned char c) noexcept nogil:
+    if c <= c'9':
+        return c - c'0'
+    return (c | 0x20) - c'a' + 10
+
+
+cdef Py_ssize_t normalise_path(const char *path, size_t length, char *out) noexcept nogil:
+    """Decode once, merge slashes, remove dot segments. `out` has room for length + 1 bytes.
+
+    Returns the normal path's length, or -1 for a bad escape, a NUL or a climb above the root. Escapes are
+    decoded before segments are looked at, so that an encoded slash or dot can't say one thing to us and
+    another to whoever comes next.
+    """
+    cdef size_t index = 0, used = 0, start, end
+    cdef Py_ssize_t written = 0
+    cdef char c
+    if length == 0:
+        out[0] = c'/'
+        return 1
+    while index < length:
+        c = path[index]
+        if c == c'%':
+            if index + 2 >= length or not CLASS[<unsigned char>path[index + 1]] & HEX \
+                    or not CLASS[<unsigned char>path[index + 2]] & HEX:
+                return -1
+            c = <char>(hex_value(path[index + 1]) * 16 + hex_value(path[index + 2]))
+            if c == 0:
+                return -1
+            index += 2
+        out[used] = c
+        used += 1
+        index += 1
+    # In place: the write position never passes the read position, since every segment carries its slash.
+    index = 0
+    while index < used:
+        index += 1
+        start = index
+        while index < used and out[index] != c'/':
+            index += 1
+        end = index
+        if end == start and end < used:
+            continue
+        if end - start == 1 and out[start] == c'.':
+            if end == used:
+                out[written] = c'/'
+                written += 1
+            continue
+        if end - start == 2 and out[start] == c'.' and out[start + 1] == c'.':
+            if written == 0:
+                return -1
+            written -= 1
+            while out[written] != c'/':
+                written -= 1
+            if end == used:
+                out[written] = c'/'
+                written += 1
+            continue
+        out[written] = c'/'
+        written += 1
+        while start < end:
+            out[written] = out[start]
+            written += 1
+            start += 1
+    return written
+
+
+# ---- the fields -----------------------------------------------------------------------------------
+
+cdef int read_field(const char *line, size_t length, Field *field) noexcept nogil:
+    """field-name ":" OWS field-value OWS (RFC 9112 5); 0, or -1 if it isn't one."""
+    cdef size_t index = 0
+    cdef uint32_t hashed = 2166136261
+    cdef unsigned char c
+    field.underscore = 0
+    while index < length:
+        c = <unsigned char>line[index]
+        if not CLASS[c] & TCHAR:
+            break
+        if c == c'_':
+            field.underscore = 1
+        hashed = (hashed ^ LOWER[c]) * 16777619
+        index += 1
+    if index == 0 or index == length or line[index] != c':' or index > 65535:
+        return -1
+    field.name = line
+    field.name_length = <uint16_t>index
+    field.hash = hashed
+    index += 1
+    while index < length and (line[index] == c' ' or line[index] == c'\t'):
+        index += 1
+    while length > index and (line[length - 1] == c' ' or line[length - 1] == c'\t'):
+        length -= 1
+    field.value = line + index
+    field.value_length = <uint32_t>(length - index)
+    return 0 if field_value_ok(field.value, field.value_length) else -1
+
+
+cdef struct Framing:
+    int hosts
+    int lengths
+    int codings
+    int close
+    int keep_alive
+    int upgrade_option
+    int upgrade
+    int expect
+    int expect_other
+
+
+cdef int read_length(Field *field, Head *head) noexcept nogil:
+    """Content-Length = 1*DIGIT (RFC 9110 8.6), at most 2^63-1."""
+    cdef uint32_t index
+    cdef uint64_t value = 0
+    if field.value_length == 0:
+        return -1
+    for index in range(field.value_length):
+        if not c'0' <= field.value[index] <= c'9':
+            return -1
+        if value > (<uint64_t>0x7FFFFFFFFFFFFFFF - (field.value[index] - c'0')) // 10:
+            return -1
+        value = value * 10 + (field.value[index] - c'0')
+    head.content_length = <int64_t>value
+    return 0
+
+
+cdef void read_connection(Field *field, Framing *framing) noexcept nogil:
+    """One line of the Connection list (RFC 9110 7.6.1)."""
+    cdef const char *text = field.value
+    cdef size_t index = 0, start, end
+    while index < field.value_length:
+        start = index
+        while index < field.value_length and text[index] != c',':
+            index += 1
+        end = index
+        index += 1
+        while start < end and (text[start] == c' ' or text[start] == c'\t'):
+            start += 1
+        while end > start and (text[end - 1] == c' ' or text[end - 1] == c'\t'):
+            end -= 1
+        if same_name(text + start, end - start, b"close", 5):
+            framing.close = 1
+        elif same_name(text + start, end - start, b"keep-alive", 10):
+            framing.keep_alive = 1
+        elif same_name(text + start, end - start, b"upgrade", 7):
+            framing.upgrade_option = 1
+
+
+cdef int note_field(Field *field, Head *head, Framing *framing) noexcept nogil:
+    """Look at the fields that decide framing and routing; -1 with a refusal when one can't be trusted."""
+    cdef uint32_t ignored = 0
+    cdef size_t length = field.name_length
+    if length == 4 and same_name(field.name, length, b"host", 4):
+        framing.hosts += 1
+        if framing.hosts > 1:
+            return refuse(head, 400, b"more than one Host field")
+        if not read_authority(field.value, field.value_length, False, &ignored):
+            return refuse(head, 400, b"the Host field is not a host")
+        if not head.absolute:
+            head.host = field.value
+            head.host_length = ignored
+            head.authority_length = field.value_length
+    elif length == 14 and same_name(field.name, length, b"content-length", 14):
+        framing.lengths += 1
+        if framing.lengths > 1 or read_length(field, head) < 0:
+            return refuse(head, 400, b"the Content-Length is not one plain number")
+    elif length == 17 and same_name(field.name, length, b"transfer-encoding", 17):
+        framing.codings += 1
+        if framing.codings > 1 or not same_name(field.value, field.value_length, b"chunked", 7):
+            return refuse(head, 400, b"the only Transfer-Encoding understood is a single chunked")
+        head.chunked = 1
+    elif length == 10 and same_name(field.name, length, b"connection", 10):
+        read_connection(field, framing)
+    elif length == 6 and same_name(field.name, length, b"expect", 6):
+        framing.expect = 1
+        if not same_name(field.value, field.value_length, b"100-continue", 12):
+            framing.expect_other = 1
+    elif length == 7 and same_name(field.name, length, b"upgrade", 7):
+        framing.upgrade = 1
+    return 0
+
+
+cdef int settle(Head *head, Framing *framing, int deferred) noexcept nogil:
+    """What all fields together mean. Doubt about the length comes before any politer refusal."""
+    if head.chunked and framing.lengths:
+        return refuse(head, 400, b"Content-Length together with Transfer-Encoding")
+    if head.chunked and head.minor == 0:
+        return refuse(head, 400, b"Transfer-Encoding in HTTP/1.0")
+    if framing.hosts == 0 and head.minor >= 1:
+        return refuse(head, 400, b"no Host field")
+    if deferred:
+        return refuse(head, deferred, b"CONNECT is not implemented")
+    if head.minor == 0 and not framing.lengths and head.method_length <= 4 and \
+            (memcmp(head.method, b"POST", head.method_length) == 0 and head.method_length == 4
+             or memcmp(head.method, b"PUT", head.method_length) == 0 and head.method_length == 3):
+        return refuse(head, 411, b"a body needs a Content-Length in HTTP/1.0")
+    if framing.expect_other and head.minor >= 1:
+        return refuse(head, 417, b"the only expectation understood is 100-continue")
+    head.expect_continue = framing.expect and head.minor >= 1
+    head.upgrade = framing.upgrade and framing.upgrade_option
+    if head.minor >= 1:
+        head.keep_alive = not framing.close
+    else:
+        head.keep_alive = framing.keep_alive and not framing.close
+    return 1
+
+
+cdef int read_head(const char *data, size_t length, size_t max_size, Head *head) noexcept nogil:
+    """Read one request head: 1 = whole, 0 = more bytes needed, -1 = refused (head.status, head.message).
+
+    max_size counts the bytes from the request line through the empty line. One empty line before the
+    request line is skipped (RFC 9112 2.2).
+    """
+    cdef size_t position = 0, skipped = 0, seen, line_length
+    cdef const char *end
+    cdef const char *line
+    cdef Framing framing
+    cdef int deferred = 0
+    memset(&framing, 0, sizeof(framing))
+    head.nfields = 0
+    head.content_length = -1
+    head.chunked = head.keep_alive = head.expect_continue = head.upgrade = 0
+    head.absolute = head.asterisk = head.secure_scheme = 0
+    head.method = head.target = head.path = head.query = head.host = NULL
+    head.method_length = head.target_length = head.path_length = head.query_length = 0
+    head.host_length = head.authority_length = 0
+    head.status = 0
+    if length and data[0] == c'\r':
+        if length < 2:
+            return 0
+        if data[1] != c'\n':
+            return refuse(head, 400, b"a bare CR before the request line")
+        skipped = position = 2
+    while True:
+        line = data + position
+        seen = length if length - skipped <= max_size else max_size + skipped
+        end = NULL
+        if seen > position:
+            end = <const char *>memchr(line, c'\n', seen - position)
+        if end == NULL:
+            if length - skipped < max_size:
+                return 0
+            if head.method == NULL:
+                return refuse(head, 414, b"the request line is too long")
+            return refuse(head, 431, b"the request head is too large")
+        line_length = end - line
+        if line_length == 0 or line[line_length - 1] != c'\r':
+            return refuse(head, 400, b"a line that does not end in CR LF")
+        line_length -= 1
+        position += line_length + 2
+        if head.method == NULL:
+            if read_request_line(line, line_length, head) < 0:
+                return -1
+            deferred = split_target(head)
+            if deferred < 0:
+                return -1
+        elif line_length == 0:
+            head.consumed = <uint32_t>position
+            return settle(head, &framing, deferred)
+        else:
+            if head.nfields == MAX_FIELDS:
+                return refuse(head, 431, b"too many header fields")
+            if read_field(line, line_length, &head.fields[head.nfields]) < 0:
+                return refuse(head, 400, b"a line that is not a header field")
+            if note_field(&head.fields[head.nfields], head, &framing) < 0:
+                return -1
+            head.nfields += 1
+
+
+# ---- chunked bodies (RFC 9112 7.1) ----------------------------------------------------------------
+
+cdef enum:
+    SIZE
+    BLANK             # BWS between the size and its extension
+    EXTENSION
+    SIZE_LF
+    DATA
+    DATA_CR
+    DATA_LF
+    TRAILER_START
+    TRAILER_NAME
+    TRAILER_VALUE
+    TRAILER_LF
+    END_LF
+    DONE
+
+
+cdef void chunked_start(Chunked *body) noexcept nogil:
+    memset(body, 0, sizeof(Chunked))
+
+
+cdef inline int spoil(Chunked *body, const char *message) noexcept nogil:
+    body.message = message
+    return -1
+
+
+cdef int read_size(Chunked *body, unsigned char c) noexcept nogil:
+    """One byte of chunk-size, or of what ends it."""
+    if CLASS[c] & HEX:
+        body.digits += 1
+        if body.digits > 16 or body.remaining > <uint64_t>0x7FFFFFFFFFFFFFF:
+            return spoil(body, b"a chunk size that is too large")
+        body.remaining = body.remaining * 16 + hex_value(c)
+        return 0
+    if body.digits == 0:
+        return spoil(body, b"a chunk size that is not a hexadecimal number")
+    if c == c'\r':
+        body.state = SIZE_LF
+    elif c == c';':
+        body.state = EXTENSION
+    elif c == c' ' or c == c'\t':
+        body.state = BLANK
+    else:
+        return spoil(body, b"a chunk size that is not a hexadecimal number")
+    return 0
+
+
+cdef int read_extension(Chunked *body, unsigned char c) noexcept nogil:
+    """Extensions are skipped, within bounds: their sum must not outgrow the body that they decorate."""
+    body.extension += 1
+    body.excess += 1
+    if body.extension > MAX_EXTENSION or body.excess > MAX_EXCESS:
+        return spoil(body, b"a chunk extension that is too long")
+    if body.state == BLANK:
+        if c == c';':
+            body.state = EXTENSION
+        elif c != c' ' and c != c'\t':
+            return spoil(body, b"space after a chunk size")
+    elif c == c'\r':
+        body.state = SIZE_LF
+    elif (c < 0x20 and c != c'\t') or c == 0x7F:
+        return spoil(body, b"a control character in a chunk extension")
+    return 0
+
+
+cdef int read_trailer(Chunked *body, unsigned char c) noexcept nogil:
+    """Trailer fields are checked and dropped."""
+    body.trailer += 1
+    if body.trailer > MAX_TRAILER:
+        return spoil(body, b"a trailer section that is too large")
+    if body.state == TRAILER_START:
+        if c == c'\r':
+            body.state = END_LF
+            return 0
+        body.trailer_fields += 1
+        if body.trailer_fields > MAX_FIELDS:
+            return spoil(body, b"too many trailer fields")
+        if not CLASS[c] & TCHAR:
+            return spoil(body, b"a trailer line that is not a field")
+        body.state = TRAILER_NAME
+    elif body.state == TRAILER_NAME:
+        if c == c':':
+            body.state = TRAILER_VALUE
+        elif not CLASS[c] & TCHAR:
+            return spoil(body, b"a trailer line that is not a field")
+    elif c == c'\r':
+        body.state = TRAILER_LF
+    elif (c < 0x20 and c != c'\t') or c == 0x7F:
+        return spoil(body, b"a control character in a trailer field")
+    return 0
+
+
+cdef int read_line_feed(Chunked *body, unsigned char c) noexcept nogil:
+    """The LF that must follow a CR, and where it leads."""
+    if c != c'\n':
+        return spoil(body, b"a CR without LF in a chunked body")
+    if body.state == SIZE_LF:
+        body.state = DATA if body.remaining else TRAILER_START
+        body.digits = body.extension = 0
+    elif body.state == DATA_LF:
+        body.state = SIZE
+    elif body.state == TRAILER_LF:
+        body.state = TRAILER_START
+    else:
+        body.state = DONE
+    return 0
+
+
+cdef int chunked_next(Chunked *body, const char *data, size_t length, size_t *consumed,
+                      const char **piece, size_t *piece_length) noexcept nogil:
+    """Advance over `data`: 1 = a piece of body was found, 0 = more bytes needed, 2 = the body ended, -1 = bad.
+
+    consumed[0] is how far it got; call again with the rest after a piece.
+    """
+    cdef size_t index = 0
+    cdef unsigned char c
+    cdef int result = 0
+    while index < length and body.state != DONE:
+        if body.state == DATA:
+            piece[0] = data + index
+            piece_length[0] = length - index
+            if piece_length[0] > body.remaining:
+                piece_length[0] = <size_t>body.remaining
+            body.remaining -= piece_length[0]
+            if body.remaining == 0:
+                body.state = DATA_CR
+            body.excess = body.excess - piece_length[0] if body.excess > piece_length[0] else 0
+            consumed[0] = index + piece_length[0]
+            return 1
+        c = <unsigned char>data[index]
+        index += 1
+        if body.state == SIZE:
+            result = read_size(body, c)
+        elif body.state == BLANK or body.state == EXTENSION:
+            result = read_extension(body, c)
+        elif body.state == DATA_CR:
+            if c != c'\r':
+                result = spoil(body, b"chunk data longer than its size")
+            body.state = DATA_LF
+        elif TRAILER_START <= body.state <= TRAILER_VALUE:
+            result = read_trailer(body, c)
+        else:
+            result = read_line_feed(body, c)
+        if result < 0:
+            consumed[0] = index
+            return -1
+    consumed[0] = index
+    return 2 if body.state == DONE else 0
+
+
+# ---- the same for Python: tests, tools ------------------------------------------------------------
+
+class ParsedHead:
+    """A request head as Python values; what `read_head` found, for tests and tools."""
+
+    __slots__ = ("chunked", "consumed", "content_length", "expect_continue", "headers", "host", "keep_alive",
+                 "method", "minor", "path", "query", "target", "upgrade")
+
+    def __eq__(self, other):
+        return isinstance(other, ParsedHead) and all(
+            getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+    __hash__ = None
+
+    def __repr__(self):
+        return "ParsedHead(" + ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__) + ")"
+
+
+cdef str latin(const char *text, size_t length):
+    return text[:length].decode("latin-1")
+
+
+def parse_head(bytes data not None, size_t max_size=8192):
+    """Parse one request head: None while incomplete, else a ParsedHead. Raises ParseError."""
+    cdef Head head
+    cdef int verdict
+    cdef bytearray normal
+    cdef Py_ssize_t length
+    verdict = read_head(data, len(data), max_size, &head)
+    if verdict == 0:
+        return None
+    if verdict < 0:
+        raise ParseError(head.status, head.message.decode("ascii"))
+    parsed = ParsedHead()
+    normal = bytearray(head.path_length + 1)
+    if head.plain_path:
+        parsed.path = latin(head.path, head.path_length)
+    else:
+        length = normalise_path(head.path, head.path_length, normal)
+        if length < 0:
+            raise ParseError(400, "the path has a bad escape or climbs above the root")
+        parsed.path = normal[:length].decode("latin-1")
+    parsed.method = latin(head.method, head.method_length)
+    parsed.target = head.target[:head.target_length]
+    parsed.minor = head.minor
+    parsed.query = latin(head.query, head.query_length) if head.query != NULL else ""
+    parsed.host = latin(head.host, head.host_length).lower() if head.host != NULL else ""
+    parsed.headers = [
+        (head.fields[index].name[:head.fields[index].name_length],
+         head.fields[index].value[:head.fields[index].value_length])
+        for index in range(head.nfields)
+    ]
+    parsed.content_length = head.content_length
+    parsed.chunked = bool(head.chunked)
+    parsed.keep_alive = bool(head.keep_alive)
+    parsed.expect_continue = bool(head.expect_continue)
+    parsed.upgrade = bool(head.upgrade)
+    parsed.consumed = head.consumed
+    return parsed
+
+
+cdef class ChunkedDecoder:
+    """A chunked body as Python sees it. `done` after the last chunk and its trailer section."""
+
+    cdef Chunked body
+    cdef readonly bint done
+    cdef readonly unsigned long long consumed_total
+
+    def __cinit__(self):
+        chunked_start(&self.body)
+
+    def feed(self, bytes data not None):
+        """Decode `data` and return the body bytes in it; bytes after the end are not consumed.
+
+        Raises ParseError (400) for anything that is not a chunked body.
+        """
+        cdef size_t offset = 0, used = 0, piece_length = 0
+        cdef const char *piece = NULL
+        cdef int verdict
+        pieces = []
+        while not self.done:
+            verdict = chunked_next(&self.body, <const char *>data + offset, len(data) - offset, &used, &piece,
+                                   &piece_length)
+            offset += used
+            self.consumed_total += used
+            if verdict == 1:
+                pieces.append(piece[:piece_length])
+            elif verdict < 0:
+                raise ParseError(400, self.body.message.decode("ascii"))
+            elif verdict == 2:
+                self.done = True
+            else:
+                break
+        return b"".join(pieces)

@@ -1,0 +1,61 @@
+# HTTP/1.1 as C structures, for the modules on the path of a request.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    MAX_FIELDS = 100
+
+cdef struct Field:
+    const char *name
+    const char *value
+    uint32_t value_length
+    uint16_t name_length
+    uint8_t underscore
+    uint32_t hash            # of the lower-case name
+
+cdef struct Head:
+    const char *method
+    const char *target
+    const char *path         # inside target
+    const char *query        # inside target; NULL without "?"
+    const char *host         # the authority that counts: absolute-form's, else Host's
+    uint32_t method_length
+    uint32_t target_length
+    uint32_t path_length
+    uint32_t query_length
+    uint32_t host_length     # without port
+    uint32_t authority_length
+    uint8_t plain_path       # nothing to decode or to remove
+    uint8_t absolute
+    uint8_t asterisk
+    uint8_t secure_scheme
+    int minor
+    int nfields
+    Field fields[100]
+    int64_t content_length   # -1: none
+    uint8_t chunked
+    uint8_t keep_alive
+    uint8_t expect_continue
+    uint8_t upgrade
+    uint32_t consumed
+    int status               # of an error
+    const char *message
+
+cdef struct Chunked:
+    int state
+    uint64_t remaining
+    uint32_t digits
+    uint32_t extension
+    uint64_t excess
+    uint32_t trailer
+    uint32_t trailer_fields
+    const char *message
+
+cdef int read_head(const char *data, size_t length, size_t max_size, Head *head) noexcept nogil
+cdef Py_ssize_t normalise_path(const char *path, size_t length, char *out) noexcept nogil
+cdef void chunked_start(Chunked *body) noexcept nogil
+cdef int chunked_next(Chunked *body, const char *data, size_t length, size_t *consumed,
+                      const char **piece, size_t *piece_length) noexcept nogil
+cdef bint is_token(const char *text, size_t length) noexcept nogil
+cdef bint is_field_value(const char *text, size_t length) noexcept nogil
+cdef bint same_name(const char *text, size_t length, const char *lower, size_t lower_length) noexcept nogil
