@@ -1,7 +1,7 @@
-"""The corpus of HTTP messages in tests/corpus, as data for the tests that feed it to the parser or to a server.
+"""The messages of tests/corpus as data, for the tests that feed them to the parser or to a server.
 
-Knows the files and their sidecars (described in tests/corpus/README.md), nothing of the parser: what a message means is
-said by the sidecar alone.
+Knows the files and their sidecars (described in tests/corpus/README.md), nothing of the parser: what a
+message means is said by the sidecar alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Accept:
 
 @dataclass(frozen=True)
 class Reject:
-    """A message that must be refused, with which status, and whether its head or its chunked body is at fault."""
+    """A message that must be refused, with which status, and whether its head or its body is at fault."""
 
     name: str
     raw: bytes
@@ -61,7 +61,11 @@ def _pairs(kind: str) -> list[tuple[str, bytes, dict[str, object]]]:
     if messages != sidecars:
         raise AssertionError(f"{directory}: no pair for {sorted(messages ^ sidecars)}")
     return [
-        (name, (directory / f"{name}.http").read_bytes(), json.loads((directory / f"{name}.json").read_text()))
+        (
+            name,
+            (directory / f"{name}.http").read_bytes(),
+            json.loads((directory / f"{name}.json").read_text()),
+        )
         for name in sorted(messages)
     ]
 
