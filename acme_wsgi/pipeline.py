@@ -1,0 +1,94 @@
+"""From the configuration to the one callable that answers requests, made at start-up.
+
+Law: everything is resolved here, once; a request then runs through closures that know their route's settings
+as constants, and what isn't configured isn't there. Loading an application that fails raises
+errors.BootError; a route that can't work raises errors.ConfigError, with all such routes in it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from acme_wsgi.appload import Loader
+from acme_wsgi.errors import ConfigError, Problem
+from acme_wsgi.handlers import HANDLERS, Build, Context, Handler, Request
+from acme_wsgi.http.writer import Response
+from acme_wsgi.routing import Kind, Pattern, Router, Rule, compile_host, compile_pattern
+
+if TYPE_CHECKING:
+    from acme_wsgi.config import Config, Route
+
+Wrapper = Callable[["Route", Handler], Handler]
+
+
+def compile(config: Config, loader: Loader | None = None) -> Callable[[Request], Response]:
+    """Load every route's application and compile the routes into `dispatch`.
+
+    :raises errors.ConfigError: patterns, hosts or redirect targets that can't be compiled; all of them
+    :raises errors.BootError: an application or handler that can't be loaded; the first one
+    """
+    loader = loader if loader is not None else Loader()
+    patterns = _compile_patterns(config)
+    rules, problems = [], []
+    for number, (route, pattern) in enumerate(zip(config.routes, patterns, strict=True)):
+        try:
+            rules.append(_compile_route(route, pattern, loader))
+        except ValueError as error:
+            problems.append(Problem(None, None, None, f"routes[{number}]", str(error)))
+    if problems:
+        raise ConfigError(problems)
+    return Router(rules).dispatcher()
+
+
+def _compile_patterns(config: Config) -> list[Pattern]:
+    """Before any application is imported: a mistake in a path shouldn't wait for Django to come up."""
+    patterns, problems = [], []
+    for number, route in enumerate(config.routes):
+        try:
+            patterns.append(compile_pattern(route.path))
+        except ValueError as error:
+            problems.append(Problem(None, None, None, f"routes[{number}].path", str(error)))
+    if problems:
+        raise ConfigError(problems)
+    return patterns
+
+
+def _compile_route(route: Route, pattern: Pattern, loader: Loader) -> Rule:
+    hosts = tuple(compile_host(host) for host in route.host)
+    where = f"route {route.path}"
+    context = Context(
+        where=where,
+        load=partial(loader.load, where=where),
+        parameters=pattern.parameters,
+        prefix={Kind.PREFIX: pattern.literal, Kind.FALLBACK: ""}.get(pattern.kind),
+    )
+    build: Build = importlib.import_module(HANDLERS[route.type]).build
+    handler = build(route, context)
+    for wrap in WRAPPERS:
+        handler = wrap(route, handler)
+    return Rule(pattern, handler, frozenset(method.upper() for method in route.method), hosts)
+
+
+def _with_limits(route: Route, handler: Handler) -> Handler:
+    """The route's own `timeout` and `max_body_size`, where it has them; they overrule the server's."""
+    timeout, max_body_size = route.timeout, route.max_body_size
+    if timeout is None and max_body_size is None:
+        return handler
+
+    def limited(request: Request) -> Response:
+        if timeout is not None:
+            request.set_timeout(timeout)
+        if max_body_size is not None:
+            request.limit_body(max_body_size)
+        return handler(request)
+
+    return limited
+
+
+WRAPPERS: tuple[Wrapper, ...] = (_with_limits,)
+"""What may go around a handler, innermost first; each gives the handler back as it is where nothing is
+configured.
+"""

@@ -1,0 +1,323 @@
+"""WSGI applications, PEP 3333 to the letter.
+
+Law: the only place that knows start_response, write(), exc_info and wsgi.file_wrapper; everything else in the
+server sees one request go in and one Response come out. `handle` and `start_response` run once a request in
+every benchmark there is: the checks they make inline are the ones that a plain application passes with a set
+lookup.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
+from itertools import chain
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from acme_wsgi.errors import reason
+from acme_wsgi.http.writer import FileBody, Response
+
+if TYPE_CHECKING:
+    from acme_wsgi.config import Route
+    from acme_wsgi.handlers import Context, Handler, Request
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+Application = Callable[[dict[str, Any], Callable[..., Callable[[bytes], None]]], Iterable[bytes]]
+
+JOIN_LIMIT = 65536
+"""Bytes: a list of several chunks up to this size becomes one body with a Content-Length, sent at once."""
+
+# RFC 2616 section 13.5.1, which PEP 3333 names; they describe the connection, which is the server's.
+_HOP_BY_HOP = frozenset(
+    {
+        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
+        "trailers", "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+
+# What applications have sent and what passed the checks: the hot path only looks here. Bounded, because an
+# application may make names and reasons up from what a client sends.
+_good_statuses = {f"{status.value} {reason(status)}" for status in HTTPStatus if status >= 200}
+_good_names = {"Content-Type", "Content-Length", "Location", "Set-Cookie", "Vary", "ETag", "Cache-Control"}
+_LEARN_COUNT = 1024
+_LEARN_LENGTH = 64
+
+
+class FileLike(Protocol):
+    """What wsgi.file_wrapper accepts; `close` and `fileno` are optional (PEP 3333)."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class FileWrapper:
+    """``environ["wsgi.file_wrapper"]``: a file as an application's result.
+
+    A real file is sent by the kernel from its current position; anything else with a `read` is iterated in
+    blocks. `close` exists when the file has one, as PEP 3333 asks.
+    """
+
+    __slots__ = ("block_size", "close", "filelike")
+
+    def __init__(self, filelike: FileLike, block_size: int = 65536) -> None:
+        self.filelike = filelike
+        self.block_size = block_size
+        if hasattr(filelike, "close"):
+            self.close: Callable[[], object] = filelike.close
+
+    def __iter__(self) -> FileWrapper:
+        return self
+
+    def __next__(self) -> bytes:
+        block = self.filelike.read(self.block_size)
+        if block:
+            return block
+        raise StopIteration
+
+
+class _Exchange(Response):
+    """One call of an application: its start_response, its write(), and in the end the response itself.
+
+    One object for all three keeps a request to a single allocation. `request` becomes None when the response
+    is handed over: from then on the head counts as sent.
+    """
+
+    __slots__ = ("request", "transmit")
+
+    application: ClassVar[str] = ""
+    request: Request | None
+    transmit: Callable[[bytes], None]
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], None]:
+        """PEP 3333's start_response; raises AssertionError, TypeError or ValueError into the application."""
+        if exc_info is not None or self.status:
+            self._start_again(exc_info)
+        try:
+            plain = status in _good_statuses and type(headers) is list
+            if plain:
+                for name, _ in headers:
+                    if name not in _good_names:
+                        plain = False
+                        break
+        except (TypeError, ValueError):  # unhashable, not a pair
+            plain = False
+        if not plain:
+            status = self._checked_status(status)
+            headers = self._checked_headers(headers)
+        self.status = status
+        self.headers = headers
+        return self
+
+    def __call__(self, data: bytes) -> None:
+        """PEP 3333's write(): the first call sends the head, every call returns when `data` is on its way."""
+        request = self.request
+        if request is None:
+            raise AssertionError(f"{self.application}: write() called after the response was handed over")
+        if not isinstance(data, bytes):
+            raise TypeError(f"{self.application}: write() needs bytes, not {type(data).__name__}")
+        if not request.started:
+            self.transmit = request.start(self.status, self.headers)
+        self.transmit(data)
+
+    def _start_again(self, exc_info: ExcInfo | None) -> None:
+        if exc_info is None:
+            raise AssertionError(f"{self.application}: start_response() called again without exc_info")
+        try:
+            if self.request is None or self.request.started:
+                raise exc_info[1].with_traceback(exc_info[2])
+        finally:
+            exc_info = None  # PEP 3333: no cycle through the traceback's frames
+
+    def _checked_status(self, status: object) -> str:
+        """The status, if it is one; raises TypeError or ValueError that name the application."""
+        if not isinstance(status, str):
+            raise TypeError(f"{self.application}: the status must be str, not {type(status).__name__}")
+        code, _, phrase = status.partition(" ")
+        if not (len(code) == 3 and code.isascii() and code.isdecimal() and "200" <= code <= "999"):
+            raise ValueError(f"{self.application}: bad status {status!r}; it must look like '200 OK'")
+        status = str(status) if phrase else f"{code} {reason(int(code))}"
+        if status.isascii() and status.isprintable():  # all else is for the writer to refuse or send
+            _learn(_good_statuses, status)
+        return status
+
+    def _checked_headers(self, headers: object) -> list[tuple[str, str]]:
+        """The headers without what belongs to the connection; raises TypeError or ValueError with names."""
+        if not isinstance(headers, list):
+            raise TypeError(f"{self.application}: the headers must be a list, not {type(headers).__name__}")
+        kept = []
+        for pair in headers:
+            if not (
+                isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+            ):
+                raise TypeError(f"{self.application}: a header must be a tuple of two str, not {pair!r:.200}")
+            name, value = pair
+            lowered = name.lower()
+            if lowered not in _HOP_BY_HOP:
+                _learn(_good_names, name)
+                kept.append(pair)
+            elif lowered == "connection" and value.strip().lower() == "close":
+                if self.request is not None:
+                    self.request.close_connection()
+            else:
+                raise ValueError(
+                    f"{self.application}: the hop-by-hop header {name!r:.80} is the server's (PEP 3333)"
+                )
+        return kept
+
+    def _checked_chunk(self, chunk: bytes) -> bytes:
+        if isinstance(chunk, bytes):
+            return chunk
+        raise TypeError(f"{self.application}: a body chunk must be bytes, not {type(chunk).__name__}")
+
+    def finish(self, result: Iterable[bytes]) -> Response:
+        """Everything that isn't a list of one bytes: takes `result` over, its close() included."""
+        kind = type(result)
+        if kind is FileWrapper and self.status and not self._written:
+            return self._finish_file(result)  # type: ignore[arg-type]
+        if (kind is list or kind is tuple) and self.status and not self._written:
+            chunks = [self._checked_chunk(chunk) for chunk in result]
+            if sum(map(len, chunks)) <= JOIN_LIMIT:
+                self.body = b"".join(chunks)
+                self.request = None
+                return self
+        return self._finish_iterable(result)
+
+    @property
+    def _written(self) -> bool:
+        return self.request is not None and self.request.started
+
+    def _finish_file(self, wrapper: FileWrapper) -> Response:
+        body = file_body(wrapper.filelike)
+        if body is None:
+            return self._finish_iterable(wrapper)
+        for name, value in self.headers:
+            if name.lower() == "content-length" and len(value) < 19 and value.isascii() and value.isdecimal():
+                body.count = min(body.count, int(value))
+        self.body = body
+        self.close = getattr(wrapper, "close", None)
+        self.request = None
+        return self
+
+    def _finish_iterable(self, result: Iterable[bytes]) -> Response:
+        close = getattr(result, "close", None)
+        try:
+            if not isinstance(result, Iterable):
+                kind = type(result).__name__
+                raise TypeError(f"{self.application}: must return an iterable of bytes, not {kind}")
+            iterator = iter(result)
+            # start_response may be called as late as in the first next(), and the head goes out with the
+            # first chunk that isn't empty: until then an exc_info may still replace it.
+            first = b""
+            for chunk in iterator:
+                first = self._checked_chunk(chunk)
+                if first:
+                    break
+            if not self.status:
+                raise AssertionError(f"{self.application}: start_response() was never called")
+            if self._written:
+                self._write_all(first, iterator)
+                first = b""
+            if first:
+                self.body = chain((first,), map(self._checked_chunk, iterator))
+        except BaseException:
+            if close is not None:
+                close()
+            raise
+        self.close = close
+        self.request = None
+        return self
+
+    def _write_all(self, first: bytes, rest: Iterator[bytes]) -> None:
+        """The application used write(): what it returned besides goes the same way."""
+        if first:
+            self.transmit(first)
+        for chunk in rest:
+            self.transmit(self._checked_chunk(chunk))
+
+
+def _learn(known: set[str], text: str) -> None:
+    if len(known) < _LEARN_COUNT and len(text) <= _LEARN_LENGTH:
+        known.add(str(text))
+
+
+def file_body(file: object) -> FileBody | None:
+    """The rest of a real file from its current position, or None for what has to be read instead.
+
+    Only objects whose `read` gives the very bytes of the descriptor: a GzipFile has a fileno() too, but that
+    file's bytes are not what it reads as.
+    """
+    real = _real_file(file)
+    if real is None:
+        return None
+    try:
+        status = os.fstat(real.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        offset = real.tell()
+    except (OSError, ValueError):  # closed, detached: reading it will say so in its own words
+        return None
+    return FileBody(real, offset, max(0, status.st_size - offset))
+
+
+def _real_file(file: object) -> io.BufferedReader | io.BufferedRandom | io.FileIO | None:
+    for _ in range(3):  # Django's File around a temporary file around a buffered one
+        kind = type(file)
+        if kind is io.FileIO:
+            return file  # type: ignore[return-value]
+        if kind is io.BufferedReader or kind is io.BufferedRandom:
+            return file if type(file.raw) is io.FileIO else None  # type: ignore[attr-defined,return-value]
+        inner = getattr(file, "file", None)
+        if inner is None:
+            return None
+        passes_through = isinstance(file, tempfile._TemporaryFileWrapper) or (
+            getattr(file, "read", None) == getattr(inner, "read", file)
+        )
+        if not passes_through:
+            return None
+        file = inner
+    return None
+
+
+def build(route: Route, context: Context) -> Handler:
+    """The adapter of one application; raises errors.BootError when it can't be loaded."""
+    application = context.load(route.app or "")
+    return with_routing_args(adapt(application, f"application {route.app}"), context)  # type: ignore[arg-type]
+
+
+def adapt(application: Application, name: str) -> Handler:
+    """A handler around a WSGI application; `name` is how messages call it."""
+    exchange_type = type("_Exchange", (_Exchange,), {"__slots__": (), "application": name})
+    nothing: list[tuple[str, str]] = []
+
+    def handle(request: Request) -> Response:
+        exchange = exchange_type("", nothing)
+        exchange.request = request
+        result = application(request.environ, exchange.start_response)
+        if type(result) is list and len(result) == 1:
+            body = result[0]
+            if type(body) is bytes and exchange.status and not request.started:
+                exchange.body = body
+                exchange.request = None
+                return exchange
+        return exchange.finish(result)
+
+    return handle
+
+
+def with_routing_args(handle: Handler, context: Context) -> Handler:
+    """Pass what the route's pattern captured as ``environ["wsgiorg.routing_args"]``, where it captures
+    anything.
+    """
+    if not context.parameters:
+        return handle
+
+    def handle_with_args(request: Request) -> Response:
+        request.environ["wsgiorg.routing_args"] = ((), request.params)
+        return handle(request)
+
+    return handle_with_args

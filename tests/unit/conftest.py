@@ -1,0 +1,2 @@
+"""Unit tests: no sockets, no processes. This file also puts their shared fakes (fakes.py) on the import path.
+"""
