@@ -62,7 +62,7 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus} | {
 def reason(status: int) -> str:
     """The reason phrase of a status code, RFC 9110 section 15: ``reason(404) == "Not Found"``.
 
-    A code nobody has registered gets the phrase of its class ("Client Error"): an empty one confuses old clients.
+    A code nobody has registered gets the phrase of its class ("Client Error"), never an empty one.
     """
     phrase = _REASONS.get(status)
     if phrase is not None:
@@ -236,7 +236,7 @@ def _html_page(status: int, message: str, request_id: str) -> bytes:
 
 
 def _html_text(text: str) -> str:
-    """Text as it may stand in a page: controls and lone surrogates, which UTF-8 can't encode, are replaced."""
+    """Text as it may stand in a page: controls and lone surrogates (no UTF-8 for them) are replaced."""
     return html.escape("".join(c if c.isprintable() else "\ufffd" for c in text))
 
 
