@@ -1,0 +1,293 @@
+"""What the texts in a configuration may look like: addresses, URLs, paths, header names, patterns.
+
+Its law: each function takes one text, returns nothing and raises ValueError saying what is allowed. Nothing is
+opened, looked up or imported here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+from acme_wsgi.config.kinds import Hinted
+
+_HOSTNAME = re.compile(r"(?=.{1,253}\.?$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CALLABLE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*(?:\(\))?")
+_ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?|[0-9]{1,10}")
+_MIME = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/(?:[A-Za-z0-9!#$&^_.+-]+|\*)")
+_PARAMETER = re.compile(r":[A-Za-z_][A-Za-z0-9_]*")
+#: The longest path that fits a UNIX socket's address (sun_path holds 108 bytes with its NUL).
+MAX_SOCKET_PATH = 107
+
+
+def bind_host(text: str) -> None:
+    """An address to bind: IPv4, IPv6 (with or without brackets), a host name, or ``unix:/absolute/path``."""
+    if text.startswith("unix:"):
+        socket_path(text.removeprefix("unix:"))
+    elif not _is_host(text):
+        raise ValueError("an IPv4 or IPv6 address, a host name, or unix:/absolute/path")
+
+
+def socket_path(text: str) -> None:
+    """The absolute path of a UNIX socket."""
+    absolute(text)
+    if len(text.encode()) > MAX_SOCKET_PATH:
+        raise ValueError(f"a socket path of at most {MAX_SOCKET_PATH} bytes")
+
+
+def network(text: str) -> None:
+    """An address or a network in CIDR form."""
+    try:
+        ipaddress.ip_network(text, strict=True)
+    except ValueError:
+        try:
+            meant = str(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            raise ValueError("an address or a network (10.0.0.0/8, fd00::/8)") from None
+        raise Hinted("a network without host bits", f"did you mean {meant}?") from None
+
+
+def peer(text: str) -> None:
+    """A network, or ``unix:`` for whoever connects to a UNIX socket of ours."""
+    if text != "unix:":
+        try:
+            network(text)
+        except Hinted:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{error}, or unix:") from None
+
+
+def account(text: str) -> None:
+    """The name or number of a user or group."""
+    if not _ACCOUNT.fullmatch(text):
+        raise ValueError("the name or the number of an account")
+
+
+def absolute(text: str) -> None:
+    """An absolute path of the file system."""
+    if not text.startswith("/"):
+        raise ValueError("an absolute path")
+
+
+def output(text: str) -> None:
+    """Where log lines go."""
+    if text not in ("stdout", "stderr") and not text.startswith("/"):
+        raise ValueError("stdout, stderr or an absolute path")
+
+
+def url_path(text: str) -> None:
+    """The path of a URL of ours, as a client asks for it."""
+    if not text.startswith("/") or any(char in text for char in " ?#"):
+        raise ValueError("a path that starts with / and has no space, ? or #")
+
+
+def route_path(text: str) -> None:
+    """The path of a route: ``/a``, ``/a/*``, ``/users/:id``, ``~ ^/u/(\\d+)$`` or ``/*``."""
+    if text.startswith("~"):
+        regexp(text[1:].strip())
+        return
+    try:
+        url_path(text)
+    except ValueError:
+        raise ValueError("a path (/a, /a/*, /users/:id, /*) or a regular expression after ~") from None
+    if "*" in text and (text.count("*") > 1 or not text.endswith("/*")):
+        raise ValueError("a path with * only as its end, after a /")
+    names = [part for part in text.split("/") if part.startswith(":")]
+    for name in names:
+        if not _PARAMETER.fullmatch(name):
+            raise ValueError("a path whose parameters are :name")
+    if len(set(names)) != len(names):
+        raise ValueError("a path that names each parameter once")
+
+
+def regexp(text: str) -> None:
+    """A regular expression."""
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"a regular expression ({error})") from None
+
+
+def statement_pattern(text: str) -> None:
+    """A regular expression over normalised SQL, in which a ? after a space, comma, = or ( is a placeholder."""
+    try:
+        regexp(text)
+    except ValueError:
+        regexp(re.sub(r"(?<=[\s(,=])\?", r"\\?", text))
+
+
+def header_name(text: str) -> None:
+    """The name of a header field, RFC 9110 section 5.1."""
+    if not _TOKEN.fullmatch(text):
+        raise ValueError("the name of a header field")
+
+
+def cookie_name(text: str) -> None:
+    """The name of a cookie, RFC 6265 section 4.1.1."""
+    if not _TOKEN.fullmatch(text):
+        raise ValueError("the name of a cookie")
+
+
+def method(text: str) -> None:
+    """A request method, RFC 9110 section 9.1; it is compared as it stands in capitals."""
+    if not _TOKEN.fullmatch(text):
+        raise ValueError("a request method")
+
+
+def route_host(text: str) -> None:
+    """A host that a route answers to: a name, ``*.example.org`` or an address; no port."""
+    if not _is_host(text.removeprefix("*.")):
+        raise ValueError("a host name, *.name or an address, without a port")
+
+
+def peer_host(text: str) -> None:
+    """The host of a server that we talk to."""
+    if not _is_host(text):
+        raise ValueError("a host name or an address")
+
+
+def host_and_port(text: str) -> None:
+    """``host:port``, ``[v6]:port`` or ``host`` alone."""
+    host, port = _split_port(text)
+    if not _is_host(host) or (port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536)):
+        raise ValueError("host:port")
+
+
+def http_url(text: str) -> None:
+    """``http://host[:port][/path]`` or the same with ``https``."""
+    _url(text, ("http", "https"), "an http:// or https:// URL")
+
+
+def backend_url(text: str) -> None:
+    """The URL of a backend: ``http://``, ``https://`` or ``unix:/path``."""
+    if text.startswith("unix:"):
+        socket_path(text.removeprefix("unix:"))
+    else:
+        _url(text, ("http", "https"), "an http:// or https:// URL, or unix:/path")
+
+
+def redis_url(text: str) -> None:
+    """``redis://``, ``rediss://`` (TLS) or ``unix://`` with a path."""
+    if text.startswith("unix://"):
+        absolute(text.removeprefix("unix://").partition("?")[0])
+    else:
+        _url(text, ("redis", "rediss"), "a redis://, rediss:// or unix:// URL")
+
+
+def database_url(text: str) -> None:
+    """``postgresql://...`` or ``sqlite:///path``."""
+    if text.startswith("sqlite:///"):
+        if not text.removeprefix("sqlite:///"):
+            raise ValueError("sqlite:/// and a path")
+    else:
+        _url(text, ("postgresql", "postgres"), "a postgresql:// or sqlite:/// URL", host_needed=False)
+
+
+def callable_name(text: str) -> None:
+    """``module:callable``, with ``()`` at the end for a factory."""
+    if not _CALLABLE.fullmatch(text):
+        raise ValueError("module:callable or module:factory()")
+
+
+def function_name(text: str) -> None:
+    """``module:function``."""
+    if not _CALLABLE.fullmatch(text) or text.endswith("()"):
+        raise ValueError("module:function")
+
+
+def mime_type(text: str) -> None:
+    """A media type, RFC 9110 section 8.3.1, or ``text/*``."""
+    if not _MIME.fullmatch(text):
+        raise ValueError("a media type (text/html, text/*)")
+
+
+def file_extension(text: str) -> None:
+    """The end of a file's name, dot included."""
+    if not re.fullmatch(r"\.[A-Za-z0-9_+.-]+", text):
+        raise ValueError("a file extension with its dot (.css)")
+
+
+def file_name(text: str) -> None:
+    """The name of a file, without a directory."""
+    if "/" in text or text in (".", ".."):
+        raise ValueError("a file name without a directory")
+
+
+def redirect_target(text: str) -> None:
+    """Where a redirect leads: a path or a URL, which a Location field can carry."""
+    if not text.startswith(("/", "http://", "https://")) or any(ord(char) <= 0x20 for char in text):
+        raise ValueError("a path or an http:// or https:// URL, without spaces")
+
+
+def versioned_pattern(text: str) -> None:
+    """A URL path with ``{file}``, ``{hash}`` and ``{ext}``, each once."""
+    url_path(text)
+    if any(text.count(part) != 1 for part in ("{file}", "{hash}", "{ext}")):
+        raise ValueError("a path with {file}, {hash} and {ext}, each once")
+
+
+def cron(text: str) -> None:
+    """Five cron fields: minute, hour, day of month, month, day of week."""
+    fields = text.split()
+    ranges = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+    if len(fields) != 5 or not all(_cron_field(field, *limit) for field, limit in zip(fields, ranges, strict=True)):
+        raise ValueError('five cron fields: minute hour day month weekday ("0 6 * * *")')
+
+
+_CRON_NAMES = (
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+    "sun", "mon", "tue", "wed", "thu", "fri", "sat",
+)  # fmt: skip
+
+
+def _cron_field(field: str, low: int, high: int) -> bool:
+    return all(_cron_part(part, low, high) for part in field.split(","))
+
+
+def _cron_part(part: str, low: int, high: int) -> bool:
+    span, slash, step = part.partition("/")
+    if slash and not (re.fullmatch(r"[0-9]{1,2}", step) and 0 < int(step) <= high):
+        return False
+    if span == "*":
+        return True
+    ends = span.split("-")
+    if high in (7, 12) and len(ends) <= 2 and all(end.lower() in _CRON_NAMES for end in ends):
+        names = _CRON_NAMES[12:] if high == 7 else _CRON_NAMES[:12]
+        return all(end.lower() in names for end in ends)
+    if len(ends) > 2 or not all(re.fullmatch(r"[0-9]{1,2}", end) for end in ends):
+        return False
+    numbers = [int(end) for end in ends]
+    return all(low <= number <= high for number in numbers) and numbers == sorted(numbers)
+
+
+def _split_port(text: str) -> tuple[str, str]:
+    """Host and port (empty for none) of ``host:port``; an IPv6 address needs its brackets."""
+    if text.startswith("["):
+        host, _, rest = text.partition("]")
+        return host + "]", rest.removeprefix(":")
+    host, _, port = text.partition(":")
+    return host, port
+
+
+def _is_host(text: str) -> bool:
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        ipaddress.ip_address(bare)
+    except ValueError:
+        return bool(_HOSTNAME.fullmatch(text)) and not text.replace(".", "").isdigit()
+    return bare == text or ":" in bare
+
+
+def _url(text: str, schemes: tuple[str, ...], wanted: str, *, host_needed: bool = True) -> None:
+    try:
+        parts = urlsplit(text)
+        port, host = parts.port, parts.hostname
+    except ValueError as error:
+        raise ValueError(f"{wanted} ({error})") from None
+    if parts.scheme not in schemes or "://" not in text or any(ord(char) <= 0x20 for char in text):
+        raise ValueError(wanted)
+    if (host_needed and not host) or (host and not _is_host(host)) or port == 0:
+        raise ValueError(wanted)

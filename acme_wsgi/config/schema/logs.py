@@ -1,0 +1,64 @@
+"""The keys of ``logging``: the error log, the access log and what is hidden in both.
+
+Its law: declarations only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from acme_wsgi.config import grammar
+from acme_wsgi.config.keys import key
+
+MB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """The access log: one line a request."""
+
+    enabled: bool = key(True, "write an access log")
+    format: Literal["combined", "common", "json"] = key("combined", "form of its lines")
+    output: str = key("stdout", "stdout, stderr or an absolute path", check=grammar.output)
+    headers: tuple[str, ...] = key(
+        (), "request headers added to json lines", check=grammar.header_name, example="[X-Tenant]"
+    )
+    sample: float = key(1.0, "share of the requests that is logged", unit="percent", built=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorLog:
+    """Where errors go, apart from the rest."""
+
+    output: str | None = key(
+        None, "stdout, stderr or an absolute path for errors; unset = where everything goes",
+        check=grammar.output, built=False, example="/var/log/acme/error.log",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """Rotation of log files by the server itself. SIGUSR1 for logrotate works without it."""
+
+    size: int | None = key(None, "rotate a file that grew to this size", unit="size", minimum=4096, example="100MB")
+    age: float | None = key(None, "rotate a file this old", unit="duration", minimum=60, example="1d")
+    count: int = key(7, "rotated files kept", maximum=10_000)
+    compress: bool = key(False, "gzip rotated files")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logging:
+    """What the server writes about itself and about requests."""
+
+    level: Literal["debug", "info", "warning", "error", "critical"] = key("info", "least severity that is written")
+    format: Literal["text", "json", "logfmt"] = key("text", "form of the server's own lines")
+    output: str = key("stderr", "stderr, stdout or an absolute path", check=grammar.output)
+    access: Access = key(Access(), "the access log")
+    error: ErrorLog = key(ErrorLog(), "errors, apart from the rest")
+    mask_headers: tuple[str, ...] = key(
+        ("Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie", "X-Api-Key"),
+        "headers shown as *** wherever one is logged",
+        check=grammar.header_name,
+    )
+    rotation: Rotation = key(Rotation(), "rotation of log files by the server itself", built=False)
