@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from . import __doc__ as about
-from .load import LoadFailed
 from .machine import Cores, MachineError, describe, pin, raise_descriptor_limit
 from .peers import PEERS, Peer, PeerUnavailable
 from .report import as_json
-from .scenarios import SCENARIOS, Context, Scenario, ScenarioFailed
-from .server import ServerFailed
+from .scenarios import SCENARIOS, Context, Scenario
 
 
 def _arguments() -> argparse.Namespace:
@@ -67,20 +65,22 @@ def _ready_peers(names: str) -> tuple[list[Peer], dict[str, str]]:
     return ready, left_out
 
 
-def _measure(scenario: Scenario, options: argparse.Namespace) -> None:
+def _measure(scenario: Scenario, options: argparse.Namespace) -> bool:
+    """Run and report; whether every peer did what the scenario asks."""
     machine = describe()
     cores = Cores.choose(options.server_cores, options.client_cores)
     peers, left_out = _ready_peers(options.peers)
     raise_descriptor_limit()
     pin(cores.client)  # this program too stays off the server's core
     with tempfile.TemporaryDirectory(prefix="acme-bench-", dir=options.directory) as base:
-        tables = scenario.run(Context(peers, cores, Path(base), options))
+        context = Context(peers, cores, Path(base), options)
+        tables = scenario.run(context)
     versions = {peer.name: peer.version() for peer in peers}
     settings: dict[str, Any] = {key: value for key, value in vars(options).items() if key != "json"}
-    document = as_json(scenario.name, settings, machine, versions, tables, left_out)
+    document = as_json(scenario.name, settings, machine, versions, tables, left_out, context.failures)
     if options.json == "-":
         print(document)
-        return
+        return not context.failures
     if options.json:
         Path(options.json).write_text(document + "\n")
     print("\n\n".join(table.text() for table in tables))
@@ -88,19 +88,21 @@ def _measure(scenario: Scenario, options: argparse.Namespace) -> None:
     print(", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in machine.items()))
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}")
+    for name, reason in context.failures.items():
+        print(f"FAILED: {name}: {reason}")
+    return not context.failures
 
 
 def main() -> int:
-    """Run the scenario that the command line names; 1 and a message when it can't be measured."""
+    """Run the scenario that the command line names; 1 when it can't be measured or a peer failed in it."""
     options = _arguments()
     try:
-        _measure(SCENARIOS[options.scenario], options)
-    except (MachineError, ServerFailed, LoadFailed, ScenarioFailed) as error:
+        return 0 if _measure(SCENARIOS[options.scenario], options) else 1
+    except MachineError as error:
         print(f"scripts/bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":

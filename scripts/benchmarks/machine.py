@@ -89,3 +89,15 @@ def describe() -> dict[str, str | int]:
         "python": platform.python_version(),
         "load_before": f"{os.getloadavg()[0]:.2f}",
     }
+
+
+def busy_seconds(cores: frozenset[int] | None) -> float:
+    """CPU time that `cores` (None: all) spent on anything so far, time stolen by the host included."""
+    names = None if cores is None else {f"cpu{core}" for core in cores}
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in names if names is not None else name == "cpu":
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -67,6 +67,7 @@ def as_json(
     versions: dict[str, str],
     tables: Sequence[Table],
     left_out: dict[str, str],
+    failures: dict[str, str],
 ) -> str:
     """The whole run as one JSON document."""
     return json.dumps(
@@ -76,6 +77,7 @@ def as_json(
             "machine": machine,
             "versions": versions,
             "left_out": left_out,
+            "failures": failures,
             "tables": [table.document() for table in tables],
         },
         indent=2,

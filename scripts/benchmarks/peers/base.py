@@ -69,7 +69,7 @@ class Peer(ABC):
 
     @abstractmethod
     def command(self, launch: Launch) -> list[str]:
-        """Write what the server reads to `launch.directory`; return the command that runs in the foreground."""
+        """Write what the server reads to `launch.directory`; return the command to run in the foreground."""
 
     def environment(self) -> dict[str, str]:
         """The environment of the command: that of the bench, with `benchmarks.apps` importable."""

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from .base import Context, Scenario, ScenarioFailed
+from .connections import Connections
 from .hello import Hello
+from .idle import Idle
+from .kill import Kill
+from .memory import MemoryOverTime
 
-SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (Hello(),)}
+SCENARIOS: dict[str, Scenario] = {
+    scenario.name: scenario for scenario in (Hello(), Connections(), Idle(), MemoryOverTime(), Kill())
+}
 
 __all__ = ["SCENARIOS", "Context", "Scenario", "ScenarioFailed"]

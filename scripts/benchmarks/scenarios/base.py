@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from ..load import Load
-from ..machine import Cores
+from ..load import Load, LoadFailed
+from ..machine import Cores, busy_seconds
 from ..peers import Peer
 from ..report import Table
-from ..server import Server
+from ..server import Server, ServerFailed
+
+T = TypeVar("T")
+Row = dict[str, Any]  # a table's row; its columns say what is in it
 
 
 class ScenarioFailed(Exception):
@@ -28,6 +34,21 @@ class Context:
     cores: Cores
     base: Path  # a directory for everything that is written
     options: argparse.Namespace
+    failures: dict[str, str] = field(default_factory=dict)  # by peer
+
+    def attempt(self, peer: Peer, measure: Callable[[Context, Peer], T]) -> T | None:
+        """What `measure` gives; None when the peer fails, or has failed before.
+
+        A failure is kept for the report and the exit status; the other peers' figures stay good.
+        """
+        if peer.name in self.failures:
+            return None
+        try:
+            return measure(self, peer)
+        except (LoadFailed, ScenarioFailed, ServerFailed) as failure:
+            self.failures[peer.name] = str(failure)
+            progress(f"FAILED: {peer.name}: {failure}")
+            return None
 
 
 class Scenario(ABC):
@@ -43,7 +64,7 @@ class Scenario(ABC):
 
     @abstractmethod
     def run(self, context: Context) -> list[Table]:
-        """Measure. Raises ScenarioFailed, LoadFailed, ServerFailed: a failed measurement has no figures."""
+        """Measure, each peer through `context.attempt`: a failed measurement has no figures."""
 
 
 def progress(text: str) -> None:
@@ -53,19 +74,43 @@ def progress(text: str) -> None:
 
 @dataclass(frozen=True)
 class Cost:
-    """A load and what it cost the server: CPU microseconds per request, user and system, the whole tree."""
+    """A load and what it cost the server.
+
+    `cpu_us`: CPU microseconds per request, user and system, the whole tree. `foreign`: the share of the
+    server's cores that went to others meanwhile; much of it makes the figure worth little.
+    """
 
     load: Load
     cpu_us: float
+    foreign: float
 
 
 class Meter:
-    """Reads the server's CPU clock around a load."""
+    """Reads the server's CPU clock, and its cores', around a load."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self._before = server.tree.cpu_seconds()
+    def __init__(self, server: Server, cores: Cores) -> None:
+        self._server = server
+        self._cores = cores
+        self._clock, self._cpu, self._busy = self._read()
+
+    def _read(self) -> tuple[float, float, float]:
+        return time.monotonic(), self._server.tree.cpu_seconds(), busy_seconds(self._cores.server)
 
     def cost(self, load: Load) -> Cost:
         """The cost of `load`, which ran since the meter was made."""
-        return Cost(load, (self.server.tree.cpu_seconds() - self._before) * 1e6 / load.requests)
+        clock, cpu, busy = self._read()
+        used = cpu - self._cpu
+        cores = len(self._cores.server) if self._cores.server else os.cpu_count() or 1
+        foreign = max(0.0, busy - self._busy - used) / ((clock - self._clock) * cores)
+        return Cost(load, used * 1e6 / load.requests, foreign)
+
+
+NOISE = 0.05  # of the server's cores
+
+
+def noise_remark(shares: Iterable[float], cores: Cores) -> list[str]:
+    """A remark for the table when others used the server's cores. Without pinning nothing can be told."""
+    worst = max(shares, default=0.0)
+    if cores.server is None or worst <= NOISE:
+        return []
+    return [f"Noisy: other processes used up to {worst:.0%} of the server's core during a measurement."]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..load import HEADERS, wrk
 from ..peers import Peer
 from ..report import Column, Table
 from ..server import running
-from .base import Context, Cost, Meter, Scenario, progress
+from .base import Context, Cost, Meter, Row, Scenario, noise_remark, progress
 
 COLUMNS = (
     Column("peer", "server"),
@@ -22,6 +24,17 @@ COLUMNS = (
     Column("spread", "spread", "±{:.0%}"),
 )
 LOG_COLUMN = Column("logged", "requests logged", "{:.2%}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement; `logged` is the share of all requests that stand in the access log at the end."""
+
+    cost: Cost
+    logged: float | None
+
+
+Samples = dict[tuple[str, str], list[Sample]]  # by kind of headers and peer
 
 
 class Hello(Scenario):
@@ -60,94 +73,81 @@ class Hello(Scenario):
         options = context.options
         kinds = list(HEADERS) if options.headers == "both" else [options.headers]
         peers = [peer for peer in context.peers if peer.can_log or not options.access_log]
-        costs: dict[tuple[str, str], list[Cost]] = {}
-        logged: dict[tuple[str, str], list[float]] = {}
+        samples: Samples = {}
         for number in range(options.rounds):
             for kind in kinds:
                 for peer in peers:
-                    cost, share = self._measure(context, peer, kind)
-                    costs.setdefault((kind, peer.name), []).append(cost)
-                    logged.setdefault((kind, peer.name), []).append(share)
+                    sample = context.attempt(peer, partial(_measure, headers=HEADERS[kind]))
+                    if sample is None:
+                        continue
+                    samples.setdefault((kind, peer.name), []).append(sample)
                     progress(
                         f"round {number + 1}/{options.rounds} {kind:8}{peer.name:10}"
-                        f"{cost.load.rate:10,.0f} req/s {cost.cpu_us:8.2f} us CPU"
+                        f"{sample.cost.load.rate:10,.0f} req/s {sample.cost.cpu_us:8.2f} us CPU"
                     )
-        return [self._table(context, kind, peers, costs, logged) for kind in kinds]
+        return [_table(context, kind, samples) for kind in kinds]
 
-    def _measure(self, context: Context, peer: Peer, kind: str) -> tuple[Cost, float]:
-        """The cost, and the share of the requests that are in the access log when the server has ended."""
-        options, headers = context.options, HEADERS[kind]
-        log = context.base / f"{peer.name}-access.log"
-        with running(
-            peer,
-            context.cores,
-            context.base,
-            connections=options.connections,
-            access_log=options.access_log,
-            log_buffer=options.nginx_log_buffer,
-        ) as server:
-            warm = wrk(
-                server.url,
-                context.cores.client,
-                seconds=options.warm_up,
-                connections=options.connections,
-                headers=headers,
-            )
-            meter = Meter(server)
-            load = wrk(
-                server.url,
-                context.cores.client,
-                seconds=options.seconds,
-                connections=options.connections,
-                headers=headers,
-            )
-            cost = meter.cost(load)
-            server.tree.stop()
-            if server.launch.access_log is not None:
-                server.launch.access_log.rename(log)
-        if not options.access_log:
-            return cost, 0.0
-        try:
-            return cost, _count_lines(log) / (load.requests + warm.requests)
-        finally:
-            log.unlink()
 
-    @staticmethod
-    def _table(
-        context: Context,
-        kind: str,
-        peers: list[Peer],
-        costs: dict[tuple[str, str], list[Cost]],
-        logged: dict[tuple[str, str], list[float]],
-    ) -> Table:
-        options = context.options
-        columns = (*COLUMNS, LOG_COLUMN) if options.access_log else COLUMNS
-        log = ""
-        if options.access_log:
-            buffer = f", nginx's buffered {options.nginx_log_buffer}" if options.nginx_log_buffer else ""
-            log = f", access log on{buffer}"
-        fields = f"{len(HEADERS[kind]) + 1} header field{'s' if HEADERS[kind] else ''}"
-        table = Table(f"hello, {kind} request ({fields}), {options.connections} connections{log}", columns)
-        for peer in peers:
-            rounds = costs[kind, peer.name]
-            cpu = [cost.cpu_us for cost in rounds]
-            table.rows.append(
-                {
-                    "peer": peer.name,
-                    "headers": kind,
-                    "rate": statistics.median(cost.load.rate for cost in rounds),
-                    "p50_us": statistics.median(cost.load.p50_us for cost in rounds),
-                    "p99_us": statistics.median(cost.load.p99_us for cost in rounds),
-                    "cpu_us": statistics.median(cpu),
-                    "spread": (max(cpu) - min(cpu)) / 2 / statistics.median(cpu),
-                    "cpu_us_rounds": cpu,
-                    "logged": min(logged[kind, peer.name]) if options.access_log else None,
-                }
-            )
-        floor = next((row["cpu_us"] for row in table.rows if row["peer"] == "nginx"), None)
-        for row in table.rows:
-            row["ratio"] = row["cpu_us"] / floor if floor else None
-        return table
+def _measure(context: Context, peer: Peer, *, headers: dict[str, str]) -> Sample:
+    """Warm up, load, stop; then count the lines of the log."""
+    options, cores = context.options, context.cores
+    log = context.base / f"{peer.name}-access.log"
+    with running(
+        peer,
+        cores,
+        context.base,
+        connections=options.connections,
+        access_log=options.access_log,
+        log_buffer=options.nginx_log_buffer,
+    ) as server:
+        load = partial(wrk, server.url, cores.client, connections=options.connections, headers=headers)
+        warm = load(seconds=options.warm_up)
+        meter = Meter(server, cores)
+        cost = meter.cost(load(seconds=options.seconds))
+        server.tree.stop()
+        if server.launch.access_log is not None:
+            server.launch.access_log.rename(log)
+    if not options.access_log:
+        return Sample(cost, None)
+    try:
+        return Sample(cost, _count_lines(log) / (cost.load.requests + warm.requests))
+    finally:
+        log.unlink()
+
+
+def _table(context: Context, kind: str, samples: Samples) -> Table:
+    """Medians over the rounds."""
+    options = context.options
+    log = ""
+    if options.access_log:
+        buffer = f", nginx's buffered {options.nginx_log_buffer}" if options.nginx_log_buffer else ""
+        log = f", access log on{buffer}"
+    fields = f"{len(HEADERS[kind]) + 1} header field{'s' if HEADERS[kind] else ''}"
+    title = f"hello, {kind} request ({fields}), {options.connections} connections{log}"
+    table = Table(title, (*COLUMNS, LOG_COLUMN) if options.access_log else COLUMNS)
+    for peer in context.peers:
+        if rounds := samples.get((kind, peer.name)):
+            table.rows.append({"peer": peer.name, "headers": kind, **_medians(rounds)})
+    floor = next((row["cpu_us"] for row in table.rows if row["peer"] == "nginx"), None)
+    for row in table.rows:
+        row["ratio"] = row["cpu_us"] / floor if floor else None
+    table.remarks += noise_remark((row["foreign_cpu"] for row in table.rows), context.cores)
+    return table
+
+
+def _medians(rounds: list[Sample]) -> Row:
+    costs = [sample.cost for sample in rounds]
+    cpu = [cost.cpu_us for cost in costs]
+    return {
+        "rate": statistics.median(cost.load.rate for cost in costs),
+        "p50_us": statistics.median(cost.load.p50_us for cost in costs),
+        "p99_us": statistics.median(cost.load.p99_us for cost in costs),
+        "cpu_us": statistics.median(cpu),
+        "spread": (max(cpu) - min(cpu)) / 2 / statistics.median(cpu),
+        "cpu_us_rounds": cpu,
+        "foreign_cpu": max(cost.foreign for cost in costs),
+        "logged": min((sample.logged for sample in rounds if sample.logged is not None), default=None),
+    }
 
 
 def _count_lines(path: Path) -> int:
