@@ -1,0 +1,330 @@
+"""A worker: one process, one gevent hub, from the fork to its last request.
+
+Law: the arbiter imports this file, so nothing of gevent (nor anything that needs it) is imported before `run`
+has forked off into its own process, and gevent patches the standard library before anything else is imported
+there. The worker knows its arbiter only as a process id, a pipe to report through, a file and signals.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import dataclasses
+import faulthandler
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from acme_wsgi import __version__, limits
+from acme_wsgi.config import Config
+from acme_wsgi.errors import EX_BOOT, BootError, ConfigError
+from acme_wsgi.limits import ResourceError
+from acme_wsgi.scoreboard import DRAINING, READY, STARTING, Scoreboard, Slot
+from acme_wsgi.sockets import Listener
+
+STACK_SIGNAL = signal.SIGUSR2
+"""Makes a worker write the Python stacks of its threads to the file the arbiter reads, even when it hangs."""
+
+GC_THRESHOLD = (10_000, 20, 50)
+"""Collector thresholds while serving. A request makes few cycles; Python's 700 would look too often."""
+
+STOP_MARGIN = 2.0
+"""Seconds that a stopping worker gets beyond `shutdown_timeout` before the kernel or the arbiter ends it."""
+
+_ORPHAN_CHECK = 1.0  # seconds between looks at whether the arbiter still lives
+_LINGER = 1.0  # seconds that idle connections get to close by themselves once no request is open
+_DRAIN_STEP = 0.02
+_PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger("acme.worker")
+
+
+class Engine(Protocol):
+    """What a worker needs of the thing that serves; `acme_wsgi.connection.Engine` is the one in use."""
+
+    @property
+    def open_requests(self) -> int: ...
+    @property
+    def connections(self) -> int: ...
+    def listen(self, sock: Any) -> None: ...
+    def start(self) -> None: ...
+    def stop_accepting(self) -> None: ...
+    def drain(self) -> None: ...
+    def close_all(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Assignment:
+    """What the arbiter gives a worker into its life.
+
+    :ivar index: the worker's number, from 0; its slot on the scoreboard
+    :ivar arbiter: the arbiter's process id
+    :ivar report: descriptor of the pipe's end through which the worker says that it is ready or why not
+    :ivar stacks: file that stacks are written to, shared with the arbiter
+    :ivar make_engine: builds the engine; None takes the real one
+    """
+
+    config: Config
+    listeners: Sequence[Listener]
+    board: Scoreboard
+    index: int
+    arbiter: int
+    report: int
+    stacks: IO[bytes]
+    make_engine: Callable[..., Engine] | None = None
+
+
+# -- boot ---------------------------------------------------------------------------------------------------
+
+
+def run(task: Assignment) -> int:
+    """Be a worker until told to stop.
+
+    Called in the child right after the fork, with the signals at their defaults or ignored.
+
+    :returns: the exit status: 0 after a stop that was asked for, else that of the error in the way
+    """
+    slot = _take_slot(task)
+    _follow(task.arbiter)
+    server = task.config.server
+    orders = _Orders(limit=server.shutdown_timeout + STOP_MARGIN)
+    orders.obey_during_boot()
+    _show_stacks(task.stacks)
+    try:
+        limits.set_stack(server.worker_stack_size)
+        _patch(io_share(server.io_threads, task.board.workers, task.index))
+        engine, access_log = _build(task, slot)
+    except Exception as error:  # noqa: BLE001 - whatever keeps us from serving is the arbiter's to tell
+        return _report_failure(task.report, error)
+    _tune_gc()
+    orders.obey()
+    engine.start()
+    slot.beat()
+    slot.state = READY
+    _report(task.report, ready=True)
+    _serve(task, engine, slot, orders)
+    _finish(access_log)
+    return 0
+
+
+def _take_slot(task: Assignment) -> Slot:
+    slot = task.board.slot(task.index)
+    slot.reset_gauges()
+    slot.pid = os.getpid()
+    slot.state = STARTING
+    name_process(f"acme: worker {task.index + 1}")
+    return slot
+
+
+def name_process(name: str) -> None:
+    """Give the process a name of its own in `ps -o comm` and `top` (15 bytes are shown)."""
+    Path("/proc/self/comm").write_text(name[:15])
+
+
+def _follow(arbiter: int) -> None:
+    """Have the kernel send SIGTERM should the arbiter die; leave at once if it already has."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != arbiter:
+        os._exit(0)
+
+
+def io_share(total: int, workers: int, index: int) -> int:
+    """This worker's share of the I/O threads: at least one; the remainder goes to the first workers."""
+    base, left = divmod(total, workers)
+    return max(1, base + (index < left))
+
+
+def _patch(io_threads: int) -> None:
+    """Make the standard library cooperative, before anything else that could use it is loaded."""
+    import gevent
+    from gevent import monkey
+
+    gevent.config.resolver = "thread"  # the system's own resolver and its settings, in the I/O threads
+    monkey.patch_all()
+    gevent.get_hub().threadpool.maxsize = io_threads
+
+
+def _show_stacks(stacks: IO[bytes]) -> None:
+    """Stacks on demand (STACK_SIGNAL), and on a crash of the interpreter, into the file the arbiter reads."""
+    faulthandler.enable(file=stacks, all_threads=True)
+    faulthandler.register(STACK_SIGNAL, file=stacks, all_threads=True, chain=False)
+
+
+def _build(task: Assignment, slot: Slot) -> tuple[Engine, Any]:
+    """Load the applications and build the engine around them, listening but not yet started."""
+    from acme_wsgi import log as logs
+    from acme_wsgi import pipeline
+    from acme_wsgi.handlers.wsgi import FileWrapper
+
+    logs.setup(task.config.logging, process=f"worker {task.index + 1}")
+    make_engine = task.make_engine
+    if make_engine is None:
+        from acme_wsgi import connection
+
+        make_engine = connection.Engine
+    dispatch = pipeline.compile(task.config)
+    access_log = logs.AccessLog(task.config.logging) if task.config.logging.access.enabled else None
+    base_environ = {
+        "SERVER_SOFTWARE": f"acme/{__version__}",
+        "wsgi.version": (1, 0),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,  # greenlets: another request may run the same object while this one waits
+        "wsgi.multiprocess": task.board.workers > 1,
+        "wsgi.run_once": False,
+        "wsgi.file_wrapper": FileWrapper,
+    }
+    engine = make_engine(task.config, dispatch, access_log, slot, task.board, base_environ)
+    for listener in task.listeners:
+        engine.listen(listener.sock)
+    return engine, access_log
+
+
+def _tune_gc() -> None:
+    """What the boot left behind lives forever: take it out of the collector's sight."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
+
+
+def _report_failure(pipe: int, error: Exception) -> int:
+    """Tell the arbiter why this worker can't start; returns the exit status to leave with."""
+    match error:
+        case ConfigError():
+            _report(pipe, problems=[dataclasses.astuple(problem) for problem in error.problems])
+        case BootError():
+            _report(pipe, where=error.where, cause=error.cause, traceback=error.traceback)
+        case ResourceError():
+            _report(pipe, limit=str(error))
+        case _:
+            cause = "".join(traceback.format_exception_only(error)).strip()
+            _report(pipe, where="starting a worker", cause=cause, traceback=traceback.format_exc())
+            return EX_BOOT
+    return error.exit_status
+
+
+def _report(pipe: int, **facts: Any) -> None:
+    """Tell the arbiter how the boot went, as one line of JSON, and close the pipe."""
+    text = json.dumps(facts).encode() + b"\n"
+    try:
+        while text:
+            text = text[os.write(pipe, text) :]
+    except BrokenPipeError:
+        log.error("the arbiter did not wait for the end of the boot")
+    finally:
+        os.close(pipe)
+
+
+# -- life and end -------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Orders:
+    """What signals ask of this worker. Handlers only note it down; the main greenlet wakes and acts on it.
+
+    :ivar limit: seconds a graceful stop may take in all, however stuck the process is
+    """
+
+    limit: float
+    stop: bool = False
+    quick: bool = False
+    reopen: bool = False
+    _wake: Any = field(default=None)
+    _watcher: Any = field(default=None)
+    _pipe: tuple[int, int] = (-1, -1)
+
+    def obey_during_boot(self) -> None:
+        """Nothing is served yet: every stop is immediate, whatever the application's import is doing."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, lambda *_: os._exit(0))
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    def obey(self) -> None:
+        """From here on signals are noted down and wake the hub through a pipe, so that none is seen late."""
+        import gevent
+        from gevent.event import Event
+
+        self._wake = Event()
+        self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watcher = gevent.get_hub().loop.io(self._pipe[0], 1)
+        self._watcher.start(self._woken)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1):
+            signal.signal(number, self._note)
+            signal.siginterrupt(number, False)
+        signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+
+    def wait(self, seconds: float) -> None:
+        """Let the hub run until a signal came or the time is over."""
+        self._wake.wait(seconds)
+        self._wake.clear()
+
+    def _woken(self) -> None:
+        # A byte a signal; Python ran their handlers, and so set the flags, before it entered this function.
+        os.read(self._pipe[0], 512)
+        self._wake.set()
+
+    def _note(self, number: int, _frame: object) -> None:
+        if number == signal.SIGUSR1:
+            self.reopen = True
+        else:
+            self.stop = True
+            self.quick = self.quick or number != signal.SIGTERM
+            # Should the process be stuck in a handler, the kernel ends it.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, STOP_MARGIN if self.quick else self.limit)
+
+
+def _serve(task: Assignment, engine: Engine, slot: Slot, orders: _Orders) -> None:
+    """Serve until told to stop or orphaned, then let go of everything in the order that loses the least."""
+    from acme_wsgi import log as logs
+
+    while not orders.stop:
+        orders.wait(_ORPHAN_CHECK)
+        if orders.reopen:
+            orders.reopen = False
+            logs.reopen_all()
+        if os.getppid() != task.arbiter and not orders.stop:
+            log.error("the arbiter (pid %d) is gone: stopping", task.arbiter)
+            os.kill(os.getpid(), signal.SIGTERM)
+    slot.state = DRAINING
+    engine.stop_accepting()
+    for listener in task.listeners:
+        listener.close()
+    if not orders.quick:
+        _drain(engine, orders, task.config.server.shutdown_timeout)
+    engine.close_all()
+
+
+def _drain(engine: Engine, orders: _Orders, seconds: float) -> None:
+    """Let open requests finish. Idle connections get a moment to close, but never hold the stop up."""
+    engine.drain()
+    deadline = time.monotonic() + seconds
+    while engine.open_requests and not orders.quick:
+        if time.monotonic() >= deadline:
+            log.warning(
+                "%d requests still open after shutdown_timeout (%g s): cut off", engine.open_requests, seconds
+            )
+            return
+        orders.wait(_DRAIN_STEP)
+    deadline = min(deadline, time.monotonic() + _LINGER)
+    while engine.connections and not orders.quick and time.monotonic() < deadline:
+        orders.wait(_DRAIN_STEP)
+
+
+def _finish(access_log: Any) -> None:
+    """What the application registered with atexit runs, and the last lines reach the logs."""
+    atexit._run_exitfuncs()
+    if access_log is not None:
+        access_log.flush()
+        access_log.close()
