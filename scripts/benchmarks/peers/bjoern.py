@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 from .base import Launch, Peer
@@ -21,10 +22,9 @@ class Bjoern(Peer):
 
 def main() -> None:
     """Serve `benchmarks.apps:SITE` on HOST PORT, the three arguments."""
-    import bjoern  # type: ignore[import-untyped]
-
     from .. import apps
 
+    bjoern = importlib.import_module("bjoern")  # the server, not this file; it has no types
     site, host, port = sys.argv[1:]
     bjoern.run(getattr(apps, site), host, int(port), listen_backlog=65535)
 
