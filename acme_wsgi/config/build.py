@@ -1,8 +1,8 @@
 """A tree of nodes -> the typed, frozen sections, with every problem in it.
 
-Its law: what a key accepts is read from its declaration, nowhere else. Goes on after each problem, so that all are
-found in one pass; a key that can't be read holds its default for the rest of the pass, and is remembered as
-`failed`, so that nothing is concluded from it. What several keys say together is not looked at here.
+Its law: what a key accepts is read from its declaration, nowhere else. Goes on after each problem, so that
+all are found in one pass; a key that can't be read holds its default for the rest of the pass, and is
+remembered as `failed`, so that nothing is concluded from it. What several keys say together is not looked at.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _BAD = _Bad()
 class Builder:
     """One pass over one tree.
 
-    :param layer: the tree is one of several that are merged later: what it lacks is no problem, and neither is a
-        variable that isn't set, because a later tree may replace the value
+    :param layer: the tree is one of several that are merged later: a variable that isn't set is no problem,
+        because a later tree may replace the value
     :ivar places: where each written value stands, by dotted key
     :ivar failed: dotted keys whose value couldn't be read
     """
@@ -70,7 +70,7 @@ class Builder:
         return cast(Config, self.section(Config, tree, "", None))
 
     def section(self, cls: type[Section], node: Map, dotted: str, inherited: object) -> Any:
-        """An instance of `cls` from a mapping; `inherited` gives what isn't written, in place of the defaults."""
+        """An instance of `cls` from a mapping; `inherited` gives what isn't written, not the defaults."""
         self._unknown_keys(cls, node, dotted)
         self._other_types(cls, node, dotted)
         values: dict[str, object] = {}
@@ -78,7 +78,11 @@ class Builder:
             below = f"{dotted}.{spec.name}" if dotted else spec.name
             child = node.get(spec.name)
             default = spec.default if inherited is None else getattr(inherited, spec.attribute)
-            value = self._missing(spec, node, below, default) if child is None else self._value(spec, child, below, default)
+            value = (
+                self._missing(spec, node, below, default)
+                if child is None
+                else self._value(spec, child, below, default)
+            )
             values[spec.attribute] = value
             if not dotted:
                 self.values[spec.name] = value
@@ -181,14 +185,18 @@ class Builder:
             return self._wrong(spec, node, dotted, f"a list, each {_allowed(spec, kind)}")
         if isinstance(node, Seq) and self._too_many(node, dotted):
             return _BAD
-        members = node.items if isinstance(node, Seq) else [node]
+        members: list[Node] = node.items if isinstance(node, Seq) else [node]
         values = []
         for index, member in enumerate(members):
             below = f"{dotted}[{index}]" if isinstance(node, Seq) else dotted
             self.places[below] = member.place
             value = self._scalar(spec, kind, member, below)
             if value is _BAD:
-                return _BAD if len(members) == 1 else self._rest(spec, kind, members[index + 1 :], dotted, index + 1)
+                return (
+                    _BAD
+                    if len(members) == 1
+                    else self._rest(spec, kind, members[index + 1 :], dotted, index + 1)
+                )
             values.append(value)
         return tuple(values)
 
@@ -228,7 +236,9 @@ class Builder:
         except Hinted as error:
             return self._wrong(spec, leaf, dotted, str(error), error.hint)
         except ValueError as error:
-            return self._wrong(spec, leaf, dotted, _allowed(spec, kind) if kind.word in str(error) else str(error))
+            return self._wrong(
+                spec, leaf, dotted, _allowed(spec, kind) if kind.word in str(error) else str(error)
+            )
         low, high = kind.limits(spec.key.minimum, spec.key.maximum)
         if (low is not None and value < low) or (high is not None and value > high):
             return self._wrong(spec, leaf, dotted, _allowed(spec, kind))
@@ -251,7 +261,9 @@ class Builder:
         for name, (place, _) in node.items.items():
             if name not in known:
                 below = f"{dotted}.{name}" if dotted else name
-                self.problems.append(place.problem(_shown(below), "unknown key", _suggestion(cls, name, dotted)))
+                self.problems.append(
+                    place.problem(_shown(below), "unknown key", _suggestion(cls, name, dotted))
+                )
 
     def _other_types(self, cls: type[Section], node: Map, dotted: str) -> None:
         """Keys that belong to another `type` than this section has."""
@@ -268,7 +280,9 @@ class Builder:
                 belongs = f"is for type {' or '.join(spec.key.only)}"
                 where = f" ({written.place})" if written else ", the default"
                 self.problems.append(
-                    Conflict.at(entry[0], f"{dotted}.{spec.name}", f"{belongs}; the type here is {chosen}{where}")
+                    Conflict.at(
+                        entry[0], f"{dotted}.{spec.name}", f"{belongs}; the type here is {chosen}{where}"
+                    )
                 )
 
     def _secret_files(self, cls: type[Section], node: Map, dotted: str, values: dict[str, object]) -> None:
@@ -293,7 +307,7 @@ class Builder:
 
 
 def read_secret(file: str) -> str:
-    """The text in `file` without the line's end. Raises OSError, or ValueError saying what is wrong with it."""
+    """The text in `file` without the line's end. Raises OSError, or ValueError saying what is wrong."""
     path = Path(file)
     if not S_ISREG(path.stat().st_mode):
         raise ValueError("not a regular file")
@@ -339,4 +353,3 @@ def _shown(dotted: str) -> str:
     """A key from a file as it may stand in a message."""
     shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in dotted)
     return shown if len(shown) <= 120 else shown[:117] + "..."
-

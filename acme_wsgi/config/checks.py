@@ -1,7 +1,7 @@
 """What several keys say together: what follows from what, what contradicts what, what does nothing yet.
 
-Its law: looks at a built configuration and at where its values were written; a contradiction names both halves
-with their places. A key that failed to be read takes part in nothing here.
+Its law: looks at a built configuration and at where its values were written; a contradiction names both
+halves with their places. A key that failed to be read takes part in nothing here.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class _Checks:
         yield from self._ordered("server.connection_pool.min_idle", "server.connection_pool.max_per_worker")
         yield from self._ordered("compression.min_size", "compression.max_size")
         yield from self._ordered("static.mmap.threshold", "static.mmap.max_size")
-        yield from self._ordered("load_balancing.health_check.timeout", "load_balancing.health_check.interval")
+        yield from self._ordered(
+            "load_balancing.health_check.timeout", "load_balancing.health_check.interval"
+        )
         yield from self._cache()
         yield from self._middleware(self.config.middleware, "middleware")
         yield from self._health()
@@ -65,7 +67,9 @@ class _Checks:
 
     def _ok(self, *dotted: str) -> bool:
         """Whether all these keys, and what they stand in, could be read."""
-        return not any(each == bad or each.startswith((bad + ".", bad + "[")) for each in dotted for bad in self.failed)
+        return not any(
+            each == bad or each.startswith((bad + ".", bad + "[")) for each in dotted for bad in self.failed
+        )
 
     def _place(self, dotted: str) -> Place:
         """Where a key is written, or else the nearest thing around it."""
@@ -108,15 +112,29 @@ class _Checks:
             if l2.url is not None and dotted in self.places and self._ok("cache.l2.url", dotted):
                 if name == "password" and l2.password_file is not None:
                     continue
-                yield Conflict.at(self.places[dotted], dotted, f"written beside {self._said('cache.l2.url')}", "the URL says it all")
-        if l2.type == "memcached" and l2.enabled and not l2.servers and self._ok("cache.l2.servers", "cache.l2.type"):
-            yield Conflict.at(self._place("cache.l2.type"), "cache.l2.servers", "missing; type memcached needs its servers")
+                yield Conflict.at(
+                    self.places[dotted],
+                    dotted,
+                    f"written beside {self._said('cache.l2.url')}",
+                    "the URL says it all",
+                )
+        if (
+            l2.type == "memcached"
+            and l2.enabled
+            and not l2.servers
+            and self._ok("cache.l2.servers", "cache.l2.type")
+        ):
+            yield Conflict.at(
+                self._place("cache.l2.type"), "cache.l2.servers", "missing; type memcached needs its servers"
+            )
 
     def _health(self) -> Iterator[Problem]:
         for index, probe in enumerate(self.config.monitoring.health.checks):
             dotted = f"monitoring.health.checks[{index}]"
             if probe.type == "http" and probe.url is None and self._ok(f"{dotted}.url", f"{dotted}.type"):
-                yield Conflict.at(self._place(dotted), f"{dotted}.url", "missing; a check of type http needs it")
+                yield Conflict.at(
+                    self._place(dotted), f"{dotted}.url", "missing; a check of type http needs it"
+                )
 
     def _own_paths(self) -> Iterator[Problem]:
         """The server's own pages need a path each."""
@@ -136,17 +154,24 @@ class _Checks:
     def _middleware(self, middleware: tuple[Middleware, ...], dotted: str) -> Iterator[Problem]:
         for index, each in enumerate(middleware):
             below = f"{dotted}[{index}]"
-            for by, name, value in (("header", "key_header", each.key_header), ("cookie", "key_cookie", each.key_cookie)):
+            for by, name, value in (
+                ("header", "key_header", each.key_header),
+                ("cookie", "key_cookie", each.key_cookie),
+            ):
                 if not self._ok(f"{below}.key_by", f"{below}.{name}"):
                     continue
                 if each.key_by == by and value is None:
-                    yield Conflict.at(self._place(f"{below}.key_by"), f"{below}.{name}", f"missing; key_by: {by} needs it")
+                    yield Conflict.at(
+                        self._place(f"{below}.key_by"), f"{below}.{name}", f"missing; key_by: {by} needs it"
+                    )
                 elif each.key_by != by and value is not None:
                     message = f"written, but {self._said(f'{below}.key_by')} is {each.key_by}"
                     yield Conflict.at(self._place(f"{below}.{name}"), f"{below}.{name}", message)
 
     def _route(self, route: Route, dotted: str) -> Iterator[Problem]:
-        needed = {"wsgi": "app", "handler": "handler", "static": "root", "redirect": "redirect_to"}.get(route.type)
+        needed = {"wsgi": "app", "handler": "handler", "static": "root", "redirect": "redirect_to"}.get(
+            route.type
+        )
         if needed and getattr(route, needed) is None and self._ok(f"{dotted}.{needed}", f"{dotted}.type"):
             message = f"missing; a route of type {route.type} needs it"
             yield self._place(dotted).problem(f"{dotted}.{needed}", message)
@@ -156,8 +181,12 @@ class _Checks:
             yield from self._middleware(route.middleware, f"{dotted}.middleware")
         compression = route.compression
         if compression and compression.min_size > compression.max_size and self._ok(f"{dotted}.compression"):
-            message = f"above max_size ({self.places.get(f'{dotted}.compression.max_size', 'from compression')})"
-            yield Conflict.at(self._place(f"{dotted}.compression.min_size"), f"{dotted}.compression.min_size", message)
+            message = (
+                f"above max_size ({self.places.get(f'{dotted}.compression.max_size', 'from compression')})"
+            )
+            yield Conflict.at(
+                self._place(f"{dotted}.compression.min_size"), f"{dotted}.compression.min_size", message
+            )
 
     def _route_backends(self, route: Route, dotted: str) -> Iterator[Problem]:
         if route.backend is not None and route.backends:

@@ -41,7 +41,7 @@ def discover(path: str, problems: list[Problem]) -> list[str]:
 
 
 def is_config_name(name: str) -> bool:
-    """Whether a file of this name in a conf.d directory is read: no hidden file, backup or package leftover."""
+    """Whether a file of this name in a conf.d directory is read: no hidden file, no leftover."""
     return (
         name.endswith(_SUFFIXES)
         and not name.startswith((".", "#"))
@@ -50,7 +50,7 @@ def is_config_name(name: str) -> bool:
 
 
 def read(path: str, problems: list[Problem]) -> bytes | None:
-    """The bytes of a file, or None and the problem with it. At most one byte more than a file may have is read."""
+    """The bytes of a file, or None and the problem with it. At most one byte too many is read."""
     try:
         # Without O_NONBLOCK, opening a pipe would wait for a writer that never comes.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,7 +1,7 @@
 """What the texts in a configuration may look like: addresses, URLs, paths, header names, patterns.
 
-Its law: each function takes one text, returns nothing and raises ValueError saying what is allowed. Nothing is
-opened, looked up or imported here.
+Its law: each function takes one text, returns nothing and raises ValueError saying what is allowed. Nothing
+is opened, looked up or imported here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 
 from acme_wsgi.config.kinds import Hinted
 
-_HOSTNAME = re.compile(r"(?=.{1,253}\.?$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
+_HOSTNAME = re.compile(
+    r"(?=.{1,253}\.?$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?"
+)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CALLABLE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*(?:\(\))?")
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?|[0-9]{1,10}")
@@ -112,7 +114,7 @@ def regexp(text: str) -> None:
 
 
 def statement_pattern(text: str) -> None:
-    """A regular expression over normalised SQL, in which a ? after a space, comma, = or ( is a placeholder."""
+    """A regular expression over normalised SQL; a ? after a space, comma, = or ( is a placeholder."""
     try:
         regexp(text)
     except ValueError:
@@ -233,7 +235,9 @@ def cron(text: str) -> None:
     """Five cron fields: minute, hour, day of month, month, day of week."""
     fields = text.split()
     ranges = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
-    if len(fields) != 5 or not all(_cron_field(field, *limit) for field, limit in zip(fields, ranges, strict=True)):
+    if len(fields) != 5 or not all(
+        _cron_field(field, *limit) for field, limit in zip(fields, ranges, strict=True)
+    ):
         raise ValueError('five cron fields: minute hour day month weekday ("0 6 * * *")')
 
 

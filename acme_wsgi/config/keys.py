@@ -1,15 +1,14 @@
 """The words in which a configuration key is declared, and the one reader of such declarations.
 
-Its law: a key is declared once, as a field of a frozen dataclass, and everything that anybody wants to know of
-it (type, default, unit, bounds, meaning, whether a reload applies it, whether the feature is built, whether its
-value is a secret) stands in that declaration. Loader, messages, rendering, manual pages and reference read it
-through ``specs()``. Knows no section, no file and no YAML.
+Its law: a key is declared once, as a field of a frozen dataclass, and everything that anybody wants to know
+of it (type, default, unit, bounds, meaning, whether a reload applies it, whether the feature is built,
+whether its value is a secret) stands in that declaration. Loader, messages, rendering, manual pages and reference
+read it through ``specs()``. Knows no section, no file and no YAML.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -38,11 +37,32 @@ REQUIRED: Any = object()
 
 _META = "acme"
 
+# Type hints are resolved once for each section, when it is first asked for.
+_SPECS: dict[type[Any], dict[str, Spec]] = {}
+
 
 class Section(Protocol):
     """A group of keys: a frozen dataclass. In a list its items are told apart by the keys in IDENTITY."""
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True)
+def section(cls: type[T]) -> type[T]:
+    """Make of `cls` a section: a frozen dataclass with slots, whose repr shows no secret."""
+    made = dataclass(frozen=True, slots=True, kw_only=True, repr=False)(cls)
+    made.__repr__ = _repr  # type: ignore[method-assign]
+    return made
+
+
+def _repr(self: Any) -> str:
+    """The keys that differ from their defaults, for a person who debugs; secrets masked."""
+    shown = []
+    for spec in specs(type(self)):
+        value = getattr(self, spec.attribute)
+        if value != spec.default:
+            shown.append(f"{spec.attribute}={'***' if spec.key.secret else repr(value)}")
+    return f"{type(self).__name__}({', '.join(shown)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +122,24 @@ def key(
     :param example: a value for the reference
     """
     meta = Key(
-        text, unit, minimum, maximum, live, built, unbuilt, secret, check, inherit, same_as, only, default_text, example
+        text,
+        unit,
+        minimum,
+        maximum,
+        live,
+        built,
+        unbuilt,
+        secret,
+        check,
+        inherit,
+        same_as,
+        only,
+        default_text,
+        example,
     )
     if default is REQUIRED:
         return cast(T, dataclasses.field(metadata={_META: meta}))
-    return cast(T, dataclasses.field(default=default, metadata={_META: meta}))
+    return dataclasses.field(default=default, metadata={_META: meta})
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,19 +189,20 @@ class Spec:
         return self.default is REQUIRED
 
 
-@functools.cache
-def specs(cls: type[Section]) -> tuple[Spec, ...]:
+def specs(cls: type[Any]) -> tuple[Spec, ...]:
     """The keys that the section `cls` declares, in the order declared."""
-    hints = typing.get_type_hints(cls)
-    return tuple(
-        _spec(field, hints[field.name]) for field in dataclasses.fields(cls) if _META in field.metadata
-    )
+    return tuple(spec_by_name(cls).values())
 
 
-@functools.cache
-def spec_by_name(cls: type[Section]) -> dict[str, Spec]:
+def spec_by_name(cls: type[Any]) -> dict[str, Spec]:
     """The keys of `cls` by the name they are written with."""
-    return {spec.name: spec for spec in specs(cls)}
+    if cls not in _SPECS:
+        hints = typing.get_type_hints(cls)
+        found = [
+            _spec(field, hints[field.name]) for field in dataclasses.fields(cls) if _META in field.metadata
+        ]
+        _SPECS[cls] = {spec.name: spec for spec in found}
+    return _SPECS[cls]
 
 
 def identity(cls: type[Section]) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """The kinds of single values: how each is read from the text written and shown again.
 
-Its law: what a kind shows it reads back as the same value. Text is read by the kind that the key declares, never
-by what YAML 1.1 would guess: ``off`` is a boolean for a boolean and three letters for a text, ``10:30`` isn't 630,
-``010`` isn't 8. Every failure is a ValueError that says what is allowed.
+Its law: what a kind shows it reads back as the same value. Text is read by the kind that the key declares,
+never by what YAML 1.1 would guess: ``off`` is a boolean for a boolean and three letters for a text, ``10:30``
+isn't 630, ``010`` isn't 8. Every failure is a ValueError that says what is allowed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Files, environment and command line -> one checked, frozen Config, or all the problems with them.
 
-Its law: the order of things and nothing else: files, merged; the chosen block of ``environments``; ACME_* variables; ``--set``;
-then types, then what several keys say together. Every layer is also checked by itself, so that a mistake which a
-later layer hides is still reported.
+Its law: the order of things and nothing else: files, merged; the chosen block of ``environments``; ACME_*
+variables; ``--set``; then types, then what several keys say together. Every layer is also checked by itself,
+so that a mistake which a later layer hides is still reported.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class _Loading:
 
 
 def _app_route(app: str) -> Map:
-    """The route that the command line's ``module:callable`` stands for; it wins over a ``/*`` of the files."""
+    """The route that the command line's ``module:callable`` stands for; it wins over the files' ``/*``."""
     place = Place("command line")
     texts = {"path": "/*", "type": "wsgi", "app": app}
     items = {name: (place, Leaf(text, True, place, raw=True)) for name, text in texts.items()}

@@ -1,13 +1,24 @@
 """Several trees -> one: later wins, by the rules of conf.d.
 
-Its law: mappings merge key by key, scalars replace, lists of sections are appended to with an item of the same identity
-replaced in place, other lists replace; ``!replace`` and ``!append`` say otherwise for one value. Reads the
-schema only for the shape of things; values are not looked at, except those by which an item is known.
+Its law: mappings merge key by key, scalars replace, lists of sections are appended to with an item of the
+same identity replaced in place, other lists replace; ``!replace`` and ``!append`` say otherwise for one
+value. Reads the schema only for the shape of things; values are not looked at, except those an item is known by.
 """
 
 from __future__ import annotations
 
-from acme_wsgi.config.keys import Items, Kind, ListOf, Pairs, Section, Table, aliases, identity, short_key, spec_by_name
+from acme_wsgi.config.keys import (
+    Items,
+    Kind,
+    ListOf,
+    Pairs,
+    Section,
+    Table,
+    aliases,
+    identity,
+    short_key,
+    spec_by_name,
+)
 from acme_wsgi.config.nodes import Leaf, Map, Node, Seq
 from acme_wsgi.config.problems import Conflict
 from acme_wsgi.errors import Problem
@@ -62,7 +73,8 @@ def _normalise_kind(node: Node, kind: Kind, problems: list[Problem], dotted: str
             node = Seq([node], node.place, node.mode)
         if isinstance(node, Seq):
             items = [
-                normalise(item, kind.cls, problems, f"{dotted}[{index}].") for index, item in enumerate(node.items)
+                normalise(item, kind.cls, problems, f"{dotted}[{index}].")
+                for index, item in enumerate(node.items)
             ]
             return Seq(items, node.place, node.mode)
     return node
@@ -75,7 +87,10 @@ def _merge_maps(old: Map, new: Map, kind: Kind, problems: list[Problem], dotted:
         below = f"{dotted}.{name}" if dotted else name
         spec = known.get(name)
         before = merged.get(name)
-        merged[name] = (place, merge(before[1] if before else None, child, spec.kind if spec else None, problems, below))
+        merged[name] = (
+            place,
+            merge(before[1] if before else None, child, spec.kind if spec else None, problems, below),
+        )
     return Map(merged, new.place, old.mode)
 
 
@@ -133,7 +148,7 @@ def _members(node: Node | None) -> list[Node]:
 
 
 def _texts(node: Node | None, name: str) -> object:
-    """An identifying value in a form that compares: sets of methods and hosts, whatever their order and case."""
+    """An identifying value in a form that compares: methods and hosts whatever their order and case."""
     texts = [each.text for each in _members(node) if isinstance(each, Leaf)]
     if name == "method":
         return tuple(sorted(text.upper() for text in texts))

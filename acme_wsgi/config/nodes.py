@@ -1,9 +1,9 @@
 """YAML text -> a tree of nodes that remember where they stood.
 
-Its law: knows YAML's syntax, nothing of the schema. The tree is built from the parser's events, not by PyYAML's
-composer and constructor: so nesting, anchors and size are bounded before anything recurses, nothing can be
-constructed but texts, lists and mappings, and a text isn't turned into what YAML 1.1 takes it for. Everything wrong is
-a Problem; no input raises anything else.
+Its law: knows YAML's syntax, nothing of the schema. The tree is built from the parser's events, not by
+PyYAML's composer and constructor: so nesting, anchors and size are bounded before anything recurses, nothing
+can be constructed but texts, lists and mappings, and a text isn't turned into what YAML 1.1 takes it for.
+Everything wrong is a Problem; no input raises anything else.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a node was written: a position in a file, or a name like ``environment ACME_WORKERS`` without one."""
+    """Where a node was written: a position in a file, or a name like ``environment ACME_WORKERS``."""
 
     file: str
     line: int | None = None
@@ -117,14 +117,18 @@ class _Stop(Exception):
 def read_text(data: bytes, file: str) -> tuple[str, Problem | None]:
     """`data` as text, or the problem with it: too large, not UTF-8."""
     if len(data) > MAX_BYTES:
-        return "", Problem(file, None, None, None, f"larger than {MAX_BYTES >> 20}MB, which no configuration is")
+        return "", Problem(
+            file, None, None, None, f"larger than {MAX_BYTES >> 20}MB, which no configuration is"
+        )
     try:
         return data.decode("utf-8-sig"), None
     except UnicodeDecodeError as error:
         before = data[: error.start]
         line = before.count(b"\n") + 1
         column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
-        return "", Problem(file, line, column, None, f"not UTF-8: byte 0x{data[error.start]:02x} ({error.reason})")
+        return "", Problem(
+            file, line, column, None, f"not UTF-8: byte 0x{data[error.start]:02x} ({error.reason})"
+        )
 
 
 def parse(text: str, file: str, problems: list[Problem], *, at: Place | None = None) -> Node | None:
@@ -142,7 +146,9 @@ def parse(text: str, file: str, problems: list[Problem], *, at: Place | None = N
         problems.append(_syntax_problem(error, reader))
     except yaml.reader.ReaderError as error:
         place = at or _place_at(file, text, error.position)
-        problems.append(place.problem(None, f"a character that YAML doesn't allow: {_escaped(error.character)}"))
+        problems.append(
+            place.problem(None, f"a character that YAML doesn't allow: {_escaped(error.character)}")
+        )
     except (ValueError, OverflowError) as error:
         # PyYAML converts the digits of escapes and directives without looking at them first.
         place = at or Place(file, reader.line)
@@ -166,7 +172,8 @@ class _Reader:
 
     def read(self, text: str) -> Node | None:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            self.line = event.start_mark.line + 1
+            if event.start_mark:
+                self.line = event.start_mark.line + 1
             self.event(event)
         return self.root
 
@@ -185,16 +192,18 @@ class _Reader:
             self.end()
 
     def place(self, event: yaml.Event) -> Place:
-        return self.at or Place(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
+        mark = event.start_mark
+        return self.at or (Place(self.file, mark.line + 1, mark.column + 1) if mark else Place(self.file))
 
     def count(self, place: Place, nodes: int) -> None:
         """Nodes reached through aliases count each time: what is walked is what is bounded."""
         self.nodes += nodes
         if self.nodes > MAX_NODES:
-            raise _Stop(place.problem(None, f"more than {MAX_NODES} values, aliases counted each time they are used"))
+            raise _Stop(
+                place.problem(None, f"more than {MAX_NODES} values, aliases counted each time they are used")
+            )
 
-    def mode(self, event: yaml.Event, place: Place, standard: frozenset[str]) -> Mode:
-        tag: str | None = event.tag
+    def mode(self, tag: str | None, place: Place, standard: frozenset[str]) -> Mode:
         if tag == "!replace":
             return "replace"
         if tag == "!append":
@@ -210,7 +219,7 @@ class _Reader:
         if self.wants_key():
             self.take_key(event.value, place)
             return
-        mode = self.mode(event, place, _SCALAR_TAGS)
+        mode = self.mode(event.tag, place, _SCALAR_TAGS)
         plain = event.style is None and event.tag != _STANDARD + "str"
         leaf = Leaf(event.value, plain, place, mode)
         if event.anchor:
@@ -241,7 +250,7 @@ class _Reader:
         if self.wants_key():
             raise _Stop(place.problem(None, f"a key must be a text; found {_collection(event)}"))
         mapping = isinstance(event, yaml.MappingStartEvent)
-        mode = self.mode(event, place, frozenset({_STANDARD + ("map" if mapping else "seq")}))
+        mode = self.mode(event.tag, place, frozenset({_STANDARD + ("map" if mapping else "seq")}))
         node: Seq | Map = Map({}, place, mode) if mapping else Seq([], place, mode)
         if event.anchor:
             self.anchors[event.anchor] = None

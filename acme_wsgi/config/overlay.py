@@ -57,7 +57,7 @@ def variables() -> dict[str, str]:
     for section in specs(Config):
         if isinstance(section.kind, Table):
             for old, now in aliases(section.kind.cls).items():
-                for name, dotted in list(names.items()):
+                for dotted in list(names.values()):
                     if dotted.startswith(f"{section.name}.{now}."):
                         names[variable_of(dotted.replace(f".{now}.", f".{old}.", 1))] = dotted
     return names | SHORT_VARIABLES
@@ -93,7 +93,9 @@ def from_sets(sets: Sequence[str], problems: list[Problem]) -> list[Map]:
         dotted = dotted.strip()
         place = Place("--set")
         if not equals or not dotted:
-            problems.append(place.problem(None, f"found {_shown(each)!r}, allowed: key=value (server.port=9000)"))
+            problems.append(
+                place.problem(None, f"found {_shown(each)!r}, allowed: key=value (server.port=9000)")
+            )
         elif find(dotted) is None:
             problems.append(place.problem(_shown(dotted), "unknown key", _near_key(dotted)))
         else:
@@ -110,7 +112,9 @@ def environment_blocks(tree: Map, problems: list[Problem]) -> dict[str, list[Map
     if entry is None or (isinstance(entry[1], Leaf) and entry[1].null):
         return {}
     if not isinstance(entry[1], Map):
-        problems.append(entry[1].place.problem(ENVIRONMENTS, f"found {entry[1].word}, allowed: a mapping of names"))
+        problems.append(
+            entry[1].place.problem(ENVIRONMENTS, f"found {entry[1].word}, allowed: a mapping of names")
+        )
         return {}
     return {
         name: _block(name, node, problems)
@@ -140,13 +144,17 @@ def selected(blocks: Mapping[str, object], environ: Mapping[str, str], problems:
 def _block(name: str, node: Node, problems: list[Problem]) -> list[Map]:
     dotted_name = f"{ENVIRONMENTS}.{name}"
     if not isinstance(node, Map):
-        problems.append(node.place.problem(dotted_name, f"found {node.word}, allowed: a mapping of dotted keys"))
+        problems.append(
+            node.place.problem(dotted_name, f"found {node.word}, allowed: a mapping of dotted keys")
+        )
         return []
     trees = []
     for dotted, (place, child) in node.items.items():
         found = find(dotted) if dotted.count(".") < MAX_DEPTH else None
         if found is None:
-            problems.append(place.problem(f"{dotted_name}.{_shown(dotted)}", "unknown key", _near_key(dotted)))
+            problems.append(
+                place.problem(f"{dotted_name}.{_shown(dotted)}", "unknown key", _near_key(dotted))
+            )
         else:
             trees.append(nest(found[0], child, place))
     return trees

@@ -29,7 +29,10 @@ def interpolate(text: str, environ: Mapping[str, str]) -> str:
         if escaped:
             return "${"
         if malformed is not None:
-            raise ValueError(f"${{{malformed} is no reference; allowed: ${{NAME}}, ${{NAME:-default}}, $${{ for a plain ${{")
+            raise ValueError(
+                f"${{{malformed} is no reference; "
+                "allowed: ${NAME}, ${NAME:-default}, and $${ for a ${ that is none"
+            )
         found = environ.get(name)
         if default is not None:
             return found or default

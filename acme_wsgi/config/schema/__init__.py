@@ -6,9 +6,9 @@ Its law: each key is declared once, in the file of its section; this file only p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
-from acme_wsgi.config.keys import key
+from acme_wsgi.config.keys import key, section
 from acme_wsgi.config.schema.cache import Cache
 from acme_wsgi.config.schema.content import Compression, Static
 from acme_wsgi.config.schema.database import Database
@@ -27,7 +27,7 @@ ENVIRONMENTS = "environments"
 LATER = ("ssl", "cors", "auth", "headers", "tracing", "api", "websocket")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Config:
     """A checked configuration. It never changes; a reload makes another one.
 

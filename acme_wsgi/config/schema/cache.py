@@ -5,16 +5,15 @@ Its law: declarations only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from acme_wsgi.config import grammar
-from acme_wsgi.config.keys import REQUIRED, key
+from acme_wsgi.config.keys import REQUIRED, key, section
 
 KB, MB = 1 << 10, 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Preload:
     """What is in the cache before the listener reports ready."""
 
@@ -22,17 +21,21 @@ class Preload:
     paths: tuple[str, ...] = key((), "what to fetch", check=grammar.url_path, example="[/api/popular]")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class L1:
     """The tier in memory, shared by all workers."""
 
-    size: int = key(256 * MB, "its size, over all workers together", unit="size", minimum=64 * KB, same_as="cache.size")
+    size: int = key(
+        256 * MB, "its size, over all workers together", unit="size", minimum=64 * KB, same_as="cache.size"
+    )
     ttl: float = key(
-        300.0, "the longest an entry stays in this tier, never longer than the response's own freshness", unit="duration"
+        300.0,
+        "the longest an entry stays in this tier, never longer than the response's own freshness",
+        unit="duration",
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class L2:
     """The tier shared by several machines: Redis or memcached."""
 
@@ -44,7 +47,9 @@ class L2:
         None, "redis://, rediss:// or unix:// URL, in place of host and port",
         check=grammar.redis_url, secret=True, only=("redis",), example="rediss://cache.internal:6380/0",
     )  # fmt: skip
-    password: str | None = key(None, "Redis password", secret=True, only=("redis",), example="${REDIS_PASSWORD}")
+    password: str | None = key(
+        None, "Redis password", secret=True, only=("redis",), example="${REDIS_PASSWORD}"
+    )
     password_file: str | None = key(
         None, "file whose content is the password", only=("redis",), example="/etc/acme/redis.password"
     )
@@ -53,20 +58,30 @@ class L2:
     tls: bool = key(False, "talk TLS to Redis", only=("redis",))
     pool_size: int = key(10, "connections of one worker", minimum=1, maximum=10_000)
     servers: tuple[str, ...] = key(
-        (), "memcached servers", check=grammar.host_and_port, only=("memcached",), example="[mc1:11211, mc2:11211]"
+        (),
+        "memcached servers",
+        check=grammar.host_and_port,
+        only=("memcached",),
+        example="[mc1:11211, mc2:11211]",
     )
     size: int | None = key(
-        None, "budget; Redis's own maxmemory is checked against it", unit="size", minimum=64 * KB, example="8GB"
+        None,
+        "budget; Redis's own maxmemory is checked against it",
+        unit="size",
+        minimum=64 * KB,
+        example="8GB",
     )
     ttl: float = key(3600.0, "the longest an entry stays in this tier", unit="duration")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Cdn:
     """The edge tier."""
 
     enabled: bool = key(False, "use this tier")
-    provider: Literal["cloudflare", "fastly", "generic"] = key("cloudflare", "whose header fields and purge API")
+    provider: Literal["cloudflare", "fastly", "generic"] = key(
+        "cloudflare", "whose header fields and purge API"
+    )
     ttl: float = key(86400.0, "lifetime at the edge", unit="duration")
     zone: str | None = key(None, "the provider's zone or service id", example="0123abcd")
     token: str | None = key(None, "token of the provider's purge API", secret=True, example="${CDN_TOKEN}")
@@ -76,7 +91,8 @@ class Cdn:
         example="https://api.example.org",
     )  # fmt: skip
     ranges: tuple[str, ...] = key(
-        (), "networks of the edge, whose visitor-address header is believed; empty = the provider's published ones",
+        (),
+        "networks of the edge, whose visitor-address header is believed; empty = the provider's published ones",
         check=grammar.network, example="[192.0.2.0/24]",
     )  # fmt: skip
     edge_url: str | None = key(
@@ -85,7 +101,7 @@ class Cdn:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class WarmPath:
     """One path to warm after start."""
 
@@ -94,7 +110,7 @@ class WarmPath:
     path: str = key(REQUIRED, "path to fetch", check=grammar.url_path, example="/api/config")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Predictive:
     """Refreshing what is asked for often."""
 
@@ -102,17 +118,19 @@ class Predictive:
     threshold: int = key(10, "requests in the last hour that make an entry often-used", minimum=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ScheduledWarming:
     """Paths fetched at set times."""
 
     IDENTITY: ClassVar[tuple[str, ...]] = ("cron",)
 
     cron: str = key(REQUIRED, "five cron fields, in local time", check=grammar.cron, example="'0 6 * * *'")
-    paths: tuple[str, ...] = key(REQUIRED, "what to fetch", check=grammar.url_path, example="[/api/daily-report]")
+    paths: tuple[str, ...] = key(
+        REQUIRED, "what to fetch", check=grammar.url_path, example="[/api/daily-report]"
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Warming:
     """Filling the cache before anybody asks."""
 
@@ -122,7 +140,7 @@ class Warming:
     scheduled: tuple[ScheduledWarming, ...] = key((), "paths fetched at set times, once for the whole server")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class CacheRule:
     """What a response without its own Cache-Control may do."""
 
@@ -134,7 +152,7 @@ class CacheRule:
     enabled: bool = key(True, "cache it")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Cache:
     """The response cache: tiers in order L1, L2, CDN, backend."""
 
@@ -145,7 +163,9 @@ class Cache:
         256 * MB, "size of the tier in memory, over all workers together", unit="size", minimum=64 * KB,
         same_as="cache.l1.size",
     )  # fmt: skip
-    ttl: float = key(3600.0, "lifetime for a response that a rule makes cacheable without naming one", unit="duration")
+    ttl: float = key(
+        3600.0, "lifetime for a response that a rule makes cacheable without naming one", unit="duration"
+    )
     eviction_policy: Literal["lru", "lfu", "fifo"] = key("lru", "which entry makes room")
     vary: tuple[str, ...] = key(
         ("Accept-Encoding",), "request headers in the key besides what the response's own Vary names",
@@ -159,7 +179,7 @@ class Cache:
     rules: tuple[CacheRule, ...] = key((), "what a response without its own Cache-Control may do, by path")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class RouteCache:
     """A route's own word on caching; what it leaves out holds as in ``cache``."""
 
@@ -167,4 +187,6 @@ class RouteCache:
 
     enabled: bool = key(True, "cache this route's responses")
     ttl: float = key(3600.0, "lifetime for a response that doesn't name one", unit="duration")
-    vary: tuple[str, ...] = key(("Accept-Encoding",), "request headers in the cache key", check=grammar.header_name)
+    vary: tuple[str, ...] = key(
+        ("Accept-Encoding",), "request headers in the cache key", check=grammar.header_name
+    )

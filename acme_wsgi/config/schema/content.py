@@ -5,17 +5,16 @@ Its law: declarations only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from acme_wsgi.config import grammar
-from acme_wsgi.config.keys import key
+from acme_wsgi.config.keys import key, section
 from acme_wsgi.config.kinds import Arrow
 
 KB, MB = 1 << 10, 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Precompressed:
     """Files compressed beforehand."""
 
@@ -23,7 +22,7 @@ class Precompressed:
     extensions: tuple[Literal[".gz", ".br"], ...] = key((".gz", ".br"), "which of them")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Compression:
     """Compression of response bodies."""
 
@@ -52,7 +51,7 @@ class Compression:
     precompressed: Precompressed = key(Precompressed(), "files compressed beforehand")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Mmap:
     """Files sent from a mapping that requests share."""
 
@@ -61,15 +60,17 @@ class Mmap:
     max_size: int = key(100 * MB, "largest file mapped", unit="size")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Etag:
     """Entity tags of files."""
 
     enabled: bool = key(True, "send an ETag")
-    algorithm: Literal["md5", "sha256"] = key("md5", "hash of the content, remembered by inode, size and mtime")
+    algorithm: Literal["md5", "sha256"] = key(
+        "md5", "hash of the content, remembered by inode, size and mtime"
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Concatenation:
     """Several files served as one."""
 
@@ -80,7 +81,7 @@ class Concatenation:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Minification:
     """Smaller text files."""
 
@@ -90,7 +91,7 @@ class Minification:
     html: bool = key(True, "pages")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Versioning:
     """URLs that change with the content."""
 
@@ -100,7 +101,7 @@ class Versioning:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Static:
     """How files are served."""
 

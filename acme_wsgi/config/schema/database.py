@@ -5,16 +5,15 @@ Its law: declarations only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from acme_wsgi.config import grammar
-from acme_wsgi.config.keys import REQUIRED, key
+from acme_wsgi.config.keys import REQUIRED, key, section
 
 KB, MB = 1 << 10, 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class QueryRule:
     """How long the result of some statements is kept."""
 
@@ -27,7 +26,7 @@ class QueryRule:
     ttl: float = key(REQUIRED, "lifetime of the result", unit="duration", example="300s")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class QueryCache:
     """Results of SELECTs, shared by all workers."""
 
@@ -38,7 +37,7 @@ class QueryCache:
     rules: tuple[QueryRule, ...] = key((), "lifetimes by statement")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Database:
     """SQL for handlers."""
 

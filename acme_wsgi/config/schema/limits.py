@@ -5,14 +5,13 @@ Its law: declarations only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from acme_wsgi.config import grammar
-from acme_wsgi.config.keys import REQUIRED, key
+from acme_wsgi.config.keys import REQUIRED, key, section
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class RateLimitRoute:
     """Another limit for some paths."""
 
@@ -23,7 +22,7 @@ class RateLimitRoute:
     window: float = key(REQUIRED, "length of the window", unit="duration", minimum=0.1, example="60s")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class RateLimitHeaders:
     """The headers that tell a client where it stands."""
 
@@ -31,13 +30,15 @@ class RateLimitHeaders:
 
     enabled: bool = key(True, "send them")
     limit: str = key("X-RateLimit-Limit", "name of the header with the limit", check=grammar.header_name)
-    remaining: str = key("X-RateLimit-Remaining", "name of the one with what is left", check=grammar.header_name)
+    remaining: str = key(
+        "X-RateLimit-Remaining", "name of the one with what is left", check=grammar.header_name
+    )
     reset: str = key("X-RateLimit-Reset", "name of the one with the window's end", check=grammar.header_name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Middleware:
-    """One middleware. ``rateLimit``: a sliding window, exact over all workers; beyond it 429 with Retry-After."""
+    """One middleware. ``rateLimit``: a sliding window; beyond it 429 with Retry-After."""
 
     IDENTITY: ClassVar[tuple[str, ...]] = ("type",)
 
@@ -50,6 +51,10 @@ class Middleware:
     key_header: str | None = key(
         None, "the header, for key_by: header", check=grammar.header_name, example="X-Api-Key"
     )
-    key_cookie: str | None = key(None, "the cookie, for key_by: cookie", check=grammar.cookie_name, example="session")
-    storage: Literal["memory", "redis"] = key("memory", "exact over all workers (memory) or all instances (redis)")
+    key_cookie: str | None = key(
+        None, "the cookie, for key_by: cookie", check=grammar.cookie_name, example="session"
+    )
+    storage: Literal["memory", "redis"] = key(
+        "memory", "exact over all workers (memory) or all instances (redis)"
+    )
     headers: RateLimitHeaders = key(RateLimitHeaders(), "headers that tell a client where it stands")

@@ -5,16 +5,15 @@ Its law: declarations only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from acme_wsgi.config import grammar
-from acme_wsgi.config.keys import key
+from acme_wsgi.config.keys import key, section
 
 MB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Access:
     """The access log: one line a request."""
 
@@ -27,7 +26,7 @@ class Access:
     sample: float = key(1.0, "share of the requests that is logged", unit="percent", built=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ErrorLog:
     """Where errors go, apart from the rest."""
 
@@ -37,21 +36,25 @@ class ErrorLog:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Rotation:
     """Rotation of log files by the server itself. SIGUSR1 for logrotate works without it."""
 
-    size: int | None = key(None, "rotate a file that grew to this size", unit="size", minimum=4096, example="100MB")
+    size: int | None = key(
+        None, "rotate a file that grew to this size", unit="size", minimum=4096, example="100MB"
+    )
     age: float | None = key(None, "rotate a file this old", unit="duration", minimum=60, example="1d")
     count: int = key(7, "rotated files kept", maximum=10_000)
     compress: bool = key(False, "gzip rotated files")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Logging:
     """What the server writes about itself and about requests."""
 
-    level: Literal["debug", "info", "warning", "error", "critical"] = key("info", "least severity that is written")
+    level: Literal["debug", "info", "warning", "error", "critical"] = key(
+        "info", "least severity that is written"
+    )
     format: Literal["text", "json", "logfmt"] = key("text", "form of the server's own lines")
     output: str = key("stderr", "stderr, stdout or an absolute path", check=grammar.output)
     access: Access = key(Access(), "the access log")

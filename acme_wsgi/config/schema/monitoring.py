@@ -6,11 +6,10 @@ Its law: declarations only.
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from acme_wsgi.config import grammar
-from acme_wsgi.config.keys import REQUIRED, key
+from acme_wsgi.config.keys import REQUIRED, key, section
 
 Metric = Literal[
     "request_rate",
@@ -31,7 +30,7 @@ Metric = Literal[
 ALL_METRICS: tuple[Metric, ...] = typing.get_args(Metric)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Metrics:
     """What is counted and exposed. A list in place of the mapping means ``include``."""
 
@@ -43,7 +42,7 @@ class Metrics:
     include: tuple[Metric, ...] = key(ALL_METRICS, "which ones", default_text="all")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Dashboard:
     """The page with the five panels."""
 
@@ -52,7 +51,7 @@ class Dashboard:
     allow: tuple[str, ...] = key(("127.0.0.0/8", "::1"), "networks that may see it", check=grammar.network)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class HealthProbe:
     """One thing that health depends on."""
 
@@ -70,7 +69,7 @@ class HealthProbe:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Health:
     """Answers to whoever watches the server; also under /ready."""
 
@@ -78,7 +77,7 @@ class Health:
     checks: tuple[HealthProbe, ...] = key((), "what it depends on")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Monitoring:
     """What the server tells about itself."""
 

@@ -5,34 +5,37 @@ Its law: declarations only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from acme_wsgi.config import grammar
-from acme_wsgi.config.keys import REQUIRED, key
+from acme_wsgi.config.keys import REQUIRED, key, section
 from acme_wsgi.config.schema.cache import RouteCache
 from acme_wsgi.config.schema.content import Compression
 from acme_wsgi.config.schema.limits import Middleware
 from acme_wsgi.config.schema.upstream import Backend, HealthCheck, RouteLoadBalancing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class RouteHeaders:
     """Changes to the headers passed to a backend."""
 
-    add: tuple[tuple[str, str], ...] = key((), "headers set, by name", check=grammar.header_name, example="{X-Via: acme}")
+    add: tuple[tuple[str, str], ...] = key(
+        (), "headers set, by name", check=grammar.header_name, example="{X-Via: acme}"
+    )
     remove: tuple[str, ...] = key((), "headers taken out", check=grammar.header_name, example="[X-Debug]")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Rewrite:
     """Change of the path passed to a backend."""
 
-    from_: str = key(REQUIRED, "regular expression that the path must match", check=grammar.regexp, example="^/api/(.*)$")
-    to: str = key(REQUIRED, "path in its place, with \\1 for what the first group matched", example='/\\1')
+    from_: str = key(
+        REQUIRED, "regular expression that the path must match", check=grammar.regexp, example="^/api/(.*)$"
+    )
+    to: str = key(REQUIRED, "path in its place, with \\1 for what the first group matched", example="/\\1")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Route:
     """One route. Exact paths go before prefixes, then parameters, then regular expressions, then ``/*``."""
 
@@ -42,8 +45,12 @@ class Route:
         REQUIRED, "/a exactly, /a/* and below, /users/:id, ~ and a regular expression, or /* for the rest",
         check=grammar.route_path, example="/api/*",
     )  # fmt: skip
-    method: tuple[str, ...] = key((), "methods it answers; empty = any", check=grammar.method, example="[GET, POST]")
-    host: tuple[str, ...] = key((), "hosts it answers; empty = any", check=grammar.route_host, example="www.example.org")
+    method: tuple[str, ...] = key(
+        (), "methods it answers; empty = any", check=grammar.method, example="[GET, POST]"
+    )
+    host: tuple[str, ...] = key(
+        (), "hosts it answers; empty = any", check=grammar.route_host, example="www.example.org"
+    )
     type: Literal["static", "proxy", "redirect", "wsgi", "handler"] = key(
         REQUIRED, "what answers", unbuilt=("static", "proxy"), example="wsgi"
     )
@@ -60,11 +67,18 @@ class Route:
         ("index.html",), "files that stand for a directory", check=grammar.file_name, only=("static",)
     )
     try_files: tuple[str, ...] = key(
-        (), "what to try in order, with $uri for the path asked for", only=("static",), example="[$uri, /index.html]"
+        (),
+        "what to try in order, with $uri for the path asked for",
+        only=("static",),
+        example="[$uri, /index.html]",
     )
     directory_listing: bool = key(False, "list a directory without an index", only=("static",))
     extensions: tuple[str, ...] = key(
-        (), "file extensions served; empty = all", check=grammar.file_extension, only=("static",), example="[.css, .js]"
+        (),
+        "file extensions served; empty = all",
+        check=grammar.file_extension,
+        only=("static",),
+        example="[.css, .js]",
     )
     cache_control: str | None = key(
         None, "Cache-Control of its files", only=("static",), example="public, max-age=3600"
@@ -73,7 +87,9 @@ class Route:
         None, "the one server that answers", check=grammar.backend_url, secret=True, only=("proxy",),
         example="http://app1.internal:8000",
     )  # fmt: skip
-    backends: tuple[Backend, ...] = key((), "the servers that answer; empty = the global ones", only=("proxy",))
+    backends: tuple[Backend, ...] = key(
+        (), "the servers that answer; empty = the global ones", only=("proxy",)
+    )
     load_balancing: RouteLoadBalancing | None = key(
         None, "this route's own load balancing", inherit="load_balancing", only=("proxy",)
     )
@@ -81,17 +97,29 @@ class Route:
         None, "this route's own health check", inherit="load_balancing.health_check", only=("proxy",)
     )
     proxy_timeout: float | None = key(
-        None, "time for the whole exchange with a backend; unset = the request's", unit="duration", minimum=0.01,
+        None, "time for the whole exchange with a backend; unset = the request's",
+        unit="duration", minimum=0.01,
         only=("proxy",), example="30s",
     )  # fmt: skip
     proxy_connect_timeout: float | None = key(
-        None, "time to connect; unset = proxy_timeout", unit="duration", minimum=0.01, only=("proxy",), example="5s"
+        None,
+        "time to connect; unset = proxy_timeout",
+        unit="duration",
+        minimum=0.01,
+        only=("proxy",),
+        example="5s",
     )
     proxy_read_timeout: float | None = key(
-        None, "time between two reads; unset = proxy_timeout", unit="duration", minimum=0.01, only=("proxy",), example="30s"
+        None,
+        "time between two reads; unset = proxy_timeout",
+        unit="duration",
+        minimum=0.01,
+        only=("proxy",),
+        example="30s",
     )
     proxy_write_timeout: float | None = key(
-        None, "time between two writes; unset = proxy_timeout", unit="duration", minimum=0.01, only=("proxy",),
+        None, "time between two writes; unset = proxy_timeout",
+        unit="duration", minimum=0.01, only=("proxy",),
         example="30s",
     )  # fmt: skip
     headers: RouteHeaders = key(RouteHeaders(), "changes to the headers passed on", only=("proxy",))
@@ -101,12 +129,17 @@ class Route:
     )
     status_code: Literal[301, 302, 303, 307, 308] = key(302, "status of the redirect", only=("redirect",))
     compression: Compression | None = key(
-        None, "this route's own compression; what it leaves out holds as in compression", inherit="compression", built=False
+        None,
+        "this route's own compression; what it leaves out holds as in compression",
+        inherit="compression",
+        built=False,
     )
     cache: RouteCache | None = key(
         None, "this route's own caching; what it leaves out holds as in cache", inherit="cache", built=False
     )
-    middleware: tuple[Middleware, ...] | None = key(None, "in place of the global middleware; [] = none", built=False)
+    middleware: tuple[Middleware, ...] | None = key(
+        None, "in place of the global middleware; [] = none", built=False
+    )
     timeout: float | None = key(
         None, "in place of server.timeout", unit="duration", minimum=0.01, maximum=86400, example="2m"
     )

@@ -5,16 +5,14 @@ Its law: declarations only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from acme_wsgi.config import grammar
-from acme_wsgi.config.keys import key
+from acme_wsgi.config.keys import key, section
 
 KB, MB, GB = 1 << 10, 1 << 20, 1 << 30
 MAX_BACKLOG = (1 << 31) - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ConnectionPool:
     """Connections to backends."""
 
@@ -32,24 +30,28 @@ class ConnectionPool:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Server:
     """The listener, the processes, and the limits of every connection and request."""
 
     host: str = key(
         "0.0.0.0",  # noqa: S104 - a server is there to be reached
-        "bind address; unix:/run/acme/http.sock binds a UNIX socket; sockets handed over by systemd (LISTEN_FDS) win",
+        "bind address; unix:/run/acme/http.sock binds a UNIX socket; sockets handed over by systemd "
+        "(LISTEN_FDS) win",
         live=False,
         check=grammar.bind_host,
         example="unix:/run/acme/http.sock",
     )
-    port: int = key(8080, "bind port; 0 = one that the kernel chooses, named in the log", maximum=65535, live=False)
+    port: int = key(
+        8080, "bind port; 0 = one that the kernel chooses, named in the log", maximum=65535, live=False
+    )
     workers: int = key(
         0, "worker processes; 0 = one per available CPU (cgroup and affinity aware)", maximum=1024, live=False
     )
     worker_stack_size: int = key(
         2 * MB,
-        "C stack of the worker's main thread (RLIMIT_STACK, set before the worker's first frame) and of its I/O threads",
+        "C stack of the worker's main thread (RLIMIT_STACK, set before the worker's first frame) and "
+        "of its I/O threads",
         unit="size",
         minimum=256 * KB,
         maximum=GB,
@@ -63,15 +65,15 @@ class Server:
     )
     max_connections: int = key(
         10_000,
-        "client connections over all workers; at the limit the longest-idle keep-alive connection makes room, "
-        "and when none is idle new ones wait in the listen queue",
+        "client connections over all workers; at the limit the longest-idle keep-alive connection makes "
+        "room, and when none is idle new ones wait in the listen queue",
         minimum=1,
         maximum=10_000_000,
     )
     timeout: float = key(
         30.0,
-        "a request's whole time in the server: the head must arrive in it (408), a handler that runs over gets 503; "
-        "a worker whose loop stands still this long is replaced and its stack logged",
+        "a request's whole time in the server: the head must arrive in it (408), a handler that runs over "
+        "gets 503; a worker whose loop stands still this long is replaced and its stack logged",
         unit="duration",
         minimum=0.01,
         maximum=86400,
@@ -84,7 +86,8 @@ class Server:
     )
     max_body_size: int = key(
         10 * MB,
-        "largest request body; a larger one is 413, from Content-Length at once, from a chunked body as soon as it passes",
+        "largest request body; a larger one is 413, from Content-Length at once, from a chunked body "
+        "as soon as it passes",
         unit="size",
         minimum=1,
         maximum=1 << 50,
@@ -101,10 +104,16 @@ class Server:
         unit="size", maximum=GB,
     )  # fmt: skip
     min_rate_grace: float = key(
-        10.0, "how long a body or a response may be slower than its minimum rate", unit="duration", maximum=86400
+        10.0,
+        "how long a body or a response may be slower than its minimum rate",
+        unit="duration",
+        maximum=86400,
     )
     lingering_timeout: float = key(
-        5.0, "how long an unread request body is drained before the connection closes", unit="duration", maximum=3600
+        5.0,
+        "how long an unread request body is drained before the connection closes",
+        unit="duration",
+        maximum=3600,
     )
     server_header: bool = key(True, "responses carry Server: acme")
     connection_pool: ConnectionPool = key(ConnectionPool(), "connections to backends", built=False)
@@ -120,10 +129,20 @@ class Server:
         False, "load the application once, in the arbiter, before forking", live=False, built=False
     )
     user: str | None = key(
-        None, "user that workers run as, after bind", live=False, built=False, check=grammar.account, example="acme"
+        None,
+        "user that workers run as, after bind",
+        live=False,
+        built=False,
+        check=grammar.account,
+        example="acme",
     )
     group: str | None = key(
-        None, "group that workers run as, after bind", live=False, built=False, check=grammar.account, example="acme"
+        None,
+        "group that workers run as, after bind",
+        live=False,
+        built=False,
+        check=grammar.account,
+        example="acme",
     )
     pid_file: str | None = key(
         None, "file that holds the arbiter's process id", live=False, built=False,
@@ -135,7 +154,8 @@ class Server:
     )  # fmt: skip
     trusted_proxies: tuple[str, ...] = key(
         (),
-        "networks whose Forwarded, X-Forwarded-* and PROXY headers are believed; unix: means the peers of a UNIX socket",
+        "networks whose Forwarded, X-Forwarded-* and PROXY headers are believed; unix: means the "
+        "peers of a UNIX socket",
         check=grammar.peer,
         example="[10.0.0.0/8, 'unix:']",
     )

@@ -5,19 +5,16 @@ Its law: declarations only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from acme_wsgi.config import grammar
-from acme_wsgi.config.keys import REQUIRED, key
+from acme_wsgi.config.keys import REQUIRED, key, section
 
 Algorithm = Literal["round_robin", "least_conn", "ip_hash"]
-_ALGORITHM_TEXT = (
-    "round_robin (smooth, weighted), least_conn (weighted), ip_hash (weighted, consistent)"
-)
+_ALGORITHM_TEXT = "round_robin (smooth, weighted), least_conn (weighted), ip_hash (weighted, consistent)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class HealthCheck:
     """Active checks; connect errors and 5xx of real traffic count besides."""
 
@@ -31,7 +28,7 @@ class HealthCheck:
     unhealthy_threshold: int = key(3, "bad checks in a row that take a backend out", minimum=1, maximum=1000)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class ConnectionDraining:
     """What happens to the requests of a backend taken out."""
 
@@ -39,7 +36,7 @@ class ConnectionDraining:
     timeout: float = key(30.0, "how long it may", unit="duration")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class StickySessions:
     """One visitor, one backend."""
 
@@ -48,7 +45,7 @@ class StickySessions:
     ttl: float = key(3600.0, "its lifetime", unit="duration")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class LoadBalancing:
     """How backends share the requests."""
 
@@ -58,7 +55,7 @@ class LoadBalancing:
     sticky_sessions: StickySessions = key(StickySessions(), "one visitor, one backend")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class RouteLoadBalancing:
     """A route's own load balancing; what it leaves out holds as in ``load_balancing``."""
 
@@ -69,7 +66,7 @@ class RouteLoadBalancing:
     sticky_sessions: StickySessions = key(StickySessions(), "one visitor, one backend")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@section
 class Backend:
     """A server that requests are passed to."""
 
