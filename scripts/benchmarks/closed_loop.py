@@ -105,31 +105,29 @@ class ClosedLoop:
         """Take what came; with the whole answer there, send the next request."""
         try:
             chunk = client.sock.recv(65536)
-            if not chunk:
-                self._fail(client, "closed")
-                return
             client.answer += chunk
-            if not self._complete(client):
-                return
-            client.answer, client.since = b"", time.monotonic()
-            client.sock.sendall(_REQUEST)
+            trouble = "closed" if not chunk else self._read(client)
+            if chunk and not client.answer:
+                client.sock.sendall(_REQUEST)
         except OSError as error:
-            self._fail(client, type(error).__name__)
+            trouble = type(error).__name__
+        if trouble:
+            self._fail(client, trouble)
 
-    def _complete(self, client: Client) -> bool:
+    def _read(self, client: Client) -> str | None:
+        """Count and clear the answer once it is whole; returns what is wrong with it."""
         head, found, body = client.answer.partition(b"\r\n\r\n")
         if not found:
-            return False
+            return None
         if not head.startswith(b"HTTP/1.1 200 "):
-            self._fail(client, head.split(b"\r\n")[0].decode("latin-1"))
-            return False
+            return head.split(b"\r\n")[0].decode("latin-1")
         length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-        if len(body) < length:
-            return False
-        client.worker = int(body)
-        self.outcome.answered += 1
-        self.outcome.by_worker[client.worker] = self.outcome.by_worker.get(client.worker, 0) + 1
-        return True
+        if len(body) == length:
+            client.worker = int(body)
+            client.answer, client.since = b"", time.monotonic()
+            self.outcome.answered += 1
+            self.outcome.by_worker[client.worker] = self.outcome.by_worker.get(client.worker, 0) + 1
+        return None
 
     def _fail(self, client: Client, how: str) -> None:
         self.outcome.failures.append(Failure(time.monotonic(), how, client.worker))
