@@ -74,7 +74,9 @@ def reason(status: int) -> str:
 def code_of(status: int) -> str:
     """The machine-readable code of an error status: ``code_of(413) == "payload_too_large"``."""
     known = _CODES.get(status)
-    return known if known is not None else reason(status).lower().replace(" ", "_").replace("-", "_")
+    if known is not None:
+        return known
+    return re.sub(r"[^a-z]+", "_", reason(status).lower().replace("'", ""))
 
 
 class AcmeError(Exception):

@@ -277,8 +277,9 @@ def test_other_schemes_are_ignored(proto):
 
 
 BAD_HOSTS = [
-    "evil.example/path", "user@evil.example", "evil.example:", "evil.example:0", "evil.example:65536", "a b",
-    "evil.example:80:80", "[::1", "[::1]x", "[1.2.3.4]", "[::1%25lo]", "a..b", "-", "<script>", "ex\xe4mple", 'a"b',
+    "evil.example/path", "user@evil.example", "evil.example:", "evil.example:0",
+    "evil.example:65536", "a b", "evil.example:80:80", "[::1", "[::1]x", "[1.2.3.4]", "[::1%25lo]",
+    "a..b", "-", "<script>", "ex\xe4mple", 'a"b',
     "a" * 300, "evil.example\r\nX: y", "evil.example?x", "%65vil",
 ]  # fmt: skip
 
