@@ -108,7 +108,7 @@ def test_cores_are_those_named_and_usable() -> None:
             Cores.choose(wrong, "any")
 
 
-# A parent whose child burns CPU and dies, then a second child that stays: the tree's account has to hold both.
+# A parent whose child burns CPU and dies, then a second child that stays: the account has to hold both.
 _FAMILY = """
 import subprocess, sys, time
 burn = "import time\\nwhile time.process_time() < 0.3: pass"
