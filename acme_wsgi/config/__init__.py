@@ -8,5 +8,8 @@ from __future__ import annotations
 
 from acme_wsgi.config.load import load
 from acme_wsgi.config.schema import Config
+from acme_wsgi.config.schema.logs import Logging
+from acme_wsgi.config.schema.routes import Route
+from acme_wsgi.config.schema.server import Server
 
-__all__ = ["Config", "load"]
+__all__ = ["Config", "Logging", "Route", "Server", "load"]

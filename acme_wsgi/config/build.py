@@ -25,7 +25,7 @@ from acme_wsgi.config.keys import (
     specs,
     walk,
 )
-from acme_wsgi.config.kinds import Hinted, Scalar, nearest
+from acme_wsgi.config.kinds import Choice, Hinted, Scalar, nearest
 from acme_wsgi.config.merge import identity_of
 from acme_wsgi.config.nodes import Leaf, Map, Node, Place, Seq
 from acme_wsgi.config.problems import Conflict, Unreadable
@@ -272,9 +272,11 @@ class Builder:
         written = node.get("type")
         default = spec_by_name(cls)["type"].default
         chosen = written.text if isinstance(written, Leaf) else default
+        kind = spec_by_name(cls)["type"].kind
+        known = kind.values if isinstance(kind, Choice) else ()
         for spec in specs(cls):
             entry = node.items.get(spec.name)
-            if entry and spec.key.only and isinstance(chosen, str) and chosen not in spec.key.only:
+            if entry and spec.key.only and chosen in known and chosen not in spec.key.only:
                 if written is None and self.layer:
                     continue  # another file may set the type
                 belongs = f"is for type {' or '.join(spec.key.only)}"

@@ -16,7 +16,8 @@ _HOSTNAME = re.compile(
     r"(?=.{1,253}\.?$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?"
 )
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CALLABLE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*(?:\(\))?")
+_MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+_ATTRIBUTE = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*)(\(.*\))?")
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?|[0-9]{1,10}")
 _MIME = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/(?:[A-Za-z0-9!#$&^_.+-]+|\*)")
 _PARAMETER = re.compile(r":[A-Za-z_][A-Za-z0-9_]*")
@@ -189,14 +190,17 @@ def database_url(text: str) -> None:
 
 
 def callable_name(text: str) -> None:
-    """``module:callable``, with ``()`` at the end for a factory."""
-    if not _CALLABLE.fullmatch(text):
+    """``module:callable``, ``module:factory()`` with or without literal arguments, or ``module`` alone."""
+    module, colon, attribute = text.partition(":")
+    if not _MODULE.fullmatch(module) or (colon and not _ATTRIBUTE.fullmatch(attribute)):
         raise ValueError("module:callable or module:factory()")
 
 
 def function_name(text: str) -> None:
     """``module:function``."""
-    if not _CALLABLE.fullmatch(text) or text.endswith("()"):
+    module, _, attribute = text.partition(":")
+    match = _ATTRIBUTE.fullmatch(attribute)
+    if not _MODULE.fullmatch(module) or match is None or match[2]:
         raise ValueError("module:function")
 
 

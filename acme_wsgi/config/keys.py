@@ -2,8 +2,8 @@
 
 Its law: a key is declared once, as a field of a frozen dataclass, and everything that anybody wants to know
 of it (type, default, unit, bounds, meaning, whether a reload applies it, whether the feature is built,
-whether its value is a secret) stands in that declaration. Loader, messages, rendering, manual pages and reference
-read it through ``specs()``. Knows no section, no file and no YAML.
+whether its value is a secret) stands in that declaration. Loader, messages, rendering, manual pages and
+reference read it through ``specs()``. Knows no section, no file and no YAML.
 """
 
 from __future__ import annotations

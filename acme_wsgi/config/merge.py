@@ -2,7 +2,7 @@
 
 Its law: mappings merge key by key, scalars replace, lists of sections are appended to with an item of the
 same identity replaced in place, other lists replace; ``!replace`` and ``!append`` say otherwise for one
-value. Reads the schema only for the shape of things; values are not looked at, except those an item is known by.
+value. Reads the schema only for the shape of things, and no values but those that name an item.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A Config -> text: YAML or JSON that loads back as the same Config.
 
-Its law: everything shown comes from the declarations; secrets are masked unless the caller says otherwise, and
-where each value came from stands beside it when asked for.
+Its law: everything shown comes from the declarations; secrets are masked unless the caller says otherwise,
+and where each value came from stands beside it when asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ MASK = "***"
 
 # Texts that are the same with and without quotes, whoever reads the YAML.
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+@:-]*")
-_RESOLVER = yaml.SafeLoader("")
 _COMMENT_COLUMN = 44
 # Keys of cache.l2 whose say `url` has, so that writing them too would contradict it.
 _SAID_BY_URL = frozenset({"host", "port", "db", "password", "password_file"})
@@ -144,8 +143,8 @@ def scalar(kind: Scalar, value: Any) -> str:
 def quoted(text: str) -> str:
     """`text` as a YAML scalar that every reader takes for exactly this text."""
     if _PLAIN.fullmatch(text) and not text.endswith(":"):
-        tag = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False))
-        if tag == "tag:yaml.org,2002:str":
+        guesses = yaml.SafeLoader.yaml_implicit_resolvers.get(text[0], [])
+        if not any(pattern.match(text) for _, pattern in guesses):
             return text
     return '"' + "".join(map(_escaped, text)) + '"'
 

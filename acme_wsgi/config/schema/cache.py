@@ -92,7 +92,7 @@ class Cdn:
     )  # fmt: skip
     ranges: tuple[str, ...] = key(
         (),
-        "networks of the edge, whose visitor-address header is believed; empty = the provider's published ones",
+        "networks of the edge, whose visitor-address header is believed; empty = the provider's",
         check=grammar.network, example="[192.0.2.0/24]",
     )  # fmt: skip
     edge_url: str | None = key(
