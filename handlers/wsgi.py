@@ -8,17 +8,19 @@ lookup.
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from http import HTTPStatus
+from functools import partial
 from itertools import chain
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
-from acme_wsgi.errors import reason
+from acme_wsgi.errors import BootError
+from acme_wsgi.handlers._fields import checked_headers, checked_status, good_names, good_statuses
 from acme_wsgi.http.writer import FileBody, Response
 
 if TYPE_CHECKING:
@@ -30,21 +32,6 @@ Application = Callable[[dict[str, Any], Callable[..., Callable[[bytes], None]]],
 
 JOIN_LIMIT = 65536
 """Bytes: a list of several chunks up to this size becomes one body with a Content-Length, sent at once."""
-
-# RFC 2616 section 13.5.1, which PEP 3333 names; they describe the connection, which is the server's.
-_HOP_BY_HOP = frozenset(
-    {
-        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
-        "trailers", "transfer-encoding", "upgrade",
-    }
-)  # fmt: skip
-
-# What applications have sent and what passed the checks: the hot path only looks here. Bounded, because an
-# application may make names and reasons up from what a client sends.
-_good_statuses = {f"{status.value} {reason(status)}" for status in HTTPStatus if status >= 200}
-_good_names = {"Content-Type", "Content-Length", "Location", "Set-Cookie", "Vary", "ETag", "Cache-Control"}
-_LEARN_COUNT = 1024
-_LEARN_LENGTH = 64
 
 
 class FileLike(Protocol):
@@ -98,17 +85,17 @@ class _Exchange(Response):
         if exc_info is not None or self.status:
             self._start_again(exc_info)
         try:
-            plain = status in _good_statuses and type(headers) is list
+            plain = status in good_statuses and type(headers) is list
             if plain:
                 for name, _ in headers:
-                    if name not in _good_names:
+                    if name not in good_names:
                         plain = False
                         break
         except (TypeError, ValueError):  # unhashable, not a pair
             plain = False
         if not plain:
-            status = self._checked_status(status)
-            headers = self._checked_headers(headers)
+            status = checked_status(status, self.application)
+            headers = checked_headers(headers, self.request, self.application)
         self.status = status
         self.headers = headers
         return self
@@ -133,54 +120,13 @@ class _Exchange(Response):
         finally:
             exc_info = None  # PEP 3333: no cycle through the traceback's frames
 
-    def _checked_status(self, status: object) -> str:
-        """The status, if it is one; raises TypeError or ValueError that name the application."""
-        if not isinstance(status, str):
-            raise TypeError(f"{self.application}: the status must be str, not {type(status).__name__}")
-        code, _, phrase = status.partition(" ")
-        if not (len(code) == 3 and code.isascii() and code.isdecimal() and "200" <= code <= "999"):
-            raise ValueError(f"{self.application}: bad status {status!r}; it must look like '200 OK'")
-        status = str(status) if phrase else f"{code} {reason(int(code))}"
-        if status.isascii() and status.isprintable():  # all else is for the writer to refuse or send
-            _learn(_good_statuses, status)
-        return status
-
-    def _checked_headers(self, headers: object) -> list[tuple[str, str]]:
-        """The headers without what belongs to the connection; raises TypeError or ValueError with names."""
-        if not isinstance(headers, list):
-            raise TypeError(f"{self.application}: the headers must be a list, not {type(headers).__name__}")
-        kept = []
-        for pair in headers:
-            if not (
-                isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
-            ):
-                raise TypeError(f"{self.application}: a header must be a tuple of two str, not {pair!r:.200}")
-            name, value = pair
-            lowered = name.lower()
-            if lowered not in _HOP_BY_HOP:
-                _learn(_good_names, name)
-                kept.append(pair)
-            elif lowered == "connection" and value.strip().lower() == "close":
-                if self.request is not None:
-                    self.request.close_connection()
-            else:
-                raise ValueError(
-                    f"{self.application}: the hop-by-hop header {name!r:.80} is the server's (PEP 3333)"
-                )
-        return kept
-
-    def _checked_chunk(self, chunk: bytes) -> bytes:
-        if isinstance(chunk, bytes):
-            return chunk
-        raise TypeError(f"{self.application}: a body chunk must be bytes, not {type(chunk).__name__}")
-
     def finish(self, result: Iterable[bytes]) -> Response:
         """Everything that isn't a list of one bytes: takes `result` over, its close() included."""
         kind = type(result)
         if kind is FileWrapper and self.status and not self._written:
             return self._finish_file(result)  # type: ignore[arg-type]
         if (kind is list or kind is tuple) and self.status and not self._written:
-            chunks = [self._checked_chunk(chunk) for chunk in result]
+            chunks = [checked_chunk(self.application, chunk) for chunk in result]
             if sum(map(len, chunks)) <= JOIN_LIMIT:
                 self.body = b"".join(chunks)
                 self.request = None
@@ -195,10 +141,7 @@ class _Exchange(Response):
         body = file_body(wrapper.filelike)
         if body is None:
             return self._finish_iterable(wrapper)
-        for name, value in self.headers:
-            if name.lower() == "content-length" and len(value) < 19 and value.isascii() and value.isdecimal():
-                body.count = min(body.count, int(value))
-        self.body = body
+        self.body = bounded(body, self.headers)
         self.close = getattr(wrapper, "close", None)
         self.request = None
         return self
@@ -214,7 +157,7 @@ class _Exchange(Response):
             # first chunk that isn't empty: until then an exc_info may still replace it.
             first = b""
             for chunk in iterator:
-                first = self._checked_chunk(chunk)
+                first = checked_chunk(self.application, chunk)
                 if first:
                     break
             if not self.status:
@@ -223,7 +166,7 @@ class _Exchange(Response):
                 self._write_all(first, iterator)
                 first = b""
             if first:
-                self.body = chain((first,), map(self._checked_chunk, iterator))
+                self.body = chain((first,), map(partial(checked_chunk, self.application), iterator))
         except BaseException:
             if close is not None:
                 close()
@@ -237,12 +180,14 @@ class _Exchange(Response):
         if first:
             self.transmit(first)
         for chunk in rest:
-            self.transmit(self._checked_chunk(chunk))
+            self.transmit(checked_chunk(self.application, chunk))
 
 
-def _learn(known: set[str], text: str) -> None:
-    if len(known) < _LEARN_COUNT and len(text) <= _LEARN_LENGTH:
-        known.add(str(text))
+def checked_chunk(who: str, chunk: bytes) -> bytes:
+    """`chunk`, if it is bytes; raises a TypeError that names `who` if not."""
+    if isinstance(chunk, bytes):
+        return chunk
+    raise TypeError(f"{who}: a body chunk must be bytes, not {type(chunk).__name__}")
 
 
 def file_body(file: object) -> FileBody | None:
@@ -262,6 +207,14 @@ def file_body(file: object) -> FileBody | None:
     except (OSError, ValueError):  # closed, detached: reading it will say so in its own words
         return None
     return FileBody(real, offset, max(0, status.st_size - offset))
+
+
+def bounded(body: FileBody, headers: Iterable[tuple[str, str]]) -> FileBody:
+    """`body`, no longer than a Content-Length that the application has set."""
+    for name, value in headers:
+        if name.lower() == "content-length" and len(value) < 19 and value.isascii() and value.isdecimal():
+            body.count = min(body.count, int(value))
+    return body
 
 
 def _real_file(file: object) -> io.BufferedReader | io.BufferedRandom | io.FileIO | None:
@@ -286,12 +239,19 @@ def _real_file(file: object) -> io.BufferedReader | io.BufferedRandom | io.FileI
 def build(route: Route, context: Context) -> Handler:
     """The adapter of one application; raises errors.BootError when it can't be loaded."""
     application = context.load(route.app or "")
-    return with_routing_args(adapt(application, f"application {route.app}"), context)  # type: ignore[arg-type]
+    where = f"{context.where}: {route.app}"
+    if not callable(application):
+        raise BootError(where, f"a WSGI application is callable; this is {type(application).__name__}")
+    called = getattr(application, "__call__", None)  # noqa: B004 - an instance's own method is asked for
+    if inspect.iscoroutinefunction(application) or inspect.iscoroutinefunction(called):
+        raise BootError(where, "this is an ASGI application (async); a WSGI application is needed here")
+    return with_routing_args(adapt(application, f"application {route.app}"), context)
 
 
 def adapt(application: Application, name: str) -> Handler:
     """A handler around a WSGI application; `name` is how messages call it."""
-    exchange_type = type("_Exchange", (_Exchange,), {"__slots__": (), "application": name})
+    members = {"__slots__": (), "application": name}
+    exchange_type = cast("type[_Exchange]", type("_Exchange", (_Exchange,), members))
     nothing: list[tuple[str, str]] = []
 
     def handle(request: Request) -> Response:

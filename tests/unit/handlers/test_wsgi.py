@@ -10,13 +10,15 @@ import tempfile
 import warnings
 import wsgiref.validate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fakes import FakeRequest, Received, receive
 
+from acme_wsgi.errors import BootError
 from acme_wsgi.handlers import Context
-from acme_wsgi.handlers.wsgi import FileWrapper, adapt, file_body, with_routing_args
+from acme_wsgi.handlers.wsgi import FileWrapper, adapt, build, file_body, with_routing_args
 from acme_wsgi.http.writer import FileBody, Response
 
 PLAIN = [("Content-Type", "text/plain")]
@@ -383,7 +385,7 @@ def test_a_status_without_a_phrase_gets_one() -> None:
 
 
 def test_made_up_names_and_phrases_are_learnt_only_up_to_a_bound() -> None:
-    from acme_wsgi.handlers import wsgi
+    from acme_wsgi.handlers import _fields
 
     def app(environ: Any, start_response: Any) -> Any:
         number = environ["number"]
@@ -392,9 +394,9 @@ def test_made_up_names_and_phrases_are_learnt_only_up_to_a_bound() -> None:
 
     for number in range(1500):
         assert len(call(app, FakeRequest(number=number)).headers) == 2
-    assert len(wsgi._good_names) <= 1024
-    assert len(wsgi._good_statuses) <= 1024
-    assert not any(len(name) > 64 for name in wsgi._good_names)
+    assert len(_fields.good_names) <= 1024
+    assert len(_fields.good_statuses) <= 1024
+    assert not any(len(name) > 64 for name in _fields.good_names)
 
 
 @pytest.mark.parametrize(
@@ -598,6 +600,31 @@ def test_captured_parameters_reach_the_application() -> None:
 def test_nothing_goes_around_an_application_without_parameters() -> None:
     handle = adapt(plain, "app")
     assert with_routing_args(handle, Context("route /*", lambda spec: None)) is handle
+
+
+async def asgi(scope: Any, receive: Any, send: Any) -> None:
+    """An application for another protocol."""
+
+
+class AsgiFramework:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """As frameworks are: an instance."""
+
+
+@pytest.mark.parametrize(
+    ("loaded", "message"),
+    [(asgi, "ASGI application"), (AsgiFramework(), "ASGI application"), ({}, "is callable; this is dict")],
+)
+def test_what_is_no_wsgi_application_fails_at_the_start(loaded: Any, message: str) -> None:
+    route: Any = SimpleNamespace(app="test:app")
+    with pytest.raises(BootError, match=message):
+        build(route, Context("route /*", lambda spec: loaded))
+
+
+def test_build_serves_what_it_loads() -> None:
+    route: Any = SimpleNamespace(app="test:app")
+    handle = build(route, Context("route /*", {"test:app": plain}.__getitem__))
+    assert receive(handle(FakeRequest())).body == b"plain"
 
 
 def test_the_file_wrapper_has_close_only_if_the_file_has() -> None:
