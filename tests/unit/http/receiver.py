@@ -42,11 +42,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a stream: complete requests in order, a refusal or None, bytes that wait for more."""
+    """What came of a stream."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...]  # complete requests in order
+    ends: tuple[int, ...]  # offset in the stream at which each of them ended
     refusal: Refusal | None
-    waiting: int
+    waiting: int  # bytes that wait for more, or stay unread behind a refusal
 
 
 def message(head: ParsedHead, body: bytes) -> Message:
@@ -79,6 +80,8 @@ class Receiver:
         self._decoder: ChunkedDecoder | None = None
         self._decoded: list[bytes] = []
         self._messages: list[Message] = []
+        self._ends: list[int] = []
+        self._received = 0
         self._refusal: Refusal | None = None
 
     def feed(self, data: bytes) -> None:
@@ -86,12 +89,13 @@ class Receiver:
         if self._refusal is not None:
             return
         self._buffer += data
+        self._received += len(data)
         while self._refusal is None and self._step():
             pass
 
     def outcome(self) -> Outcome:
         """What the stream came to so far."""
-        return Outcome(tuple(self._messages), self._refusal, len(self._buffer))
+        return Outcome(tuple(self._messages), tuple(self._ends), self._refusal, len(self._buffer))
 
     def _step(self) -> bool:
         """One transition; False when more bytes are needed."""
@@ -141,6 +145,7 @@ class Receiver:
     def _complete(self, body: bytes) -> None:
         assert self._head is not None
         self._messages.append(message(self._head, body))
+        self._ends.append(self._received - len(self._buffer))
         self._head = None
         self._decoder = None
 

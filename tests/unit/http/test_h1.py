@@ -51,7 +51,7 @@ def test_the_corpus_is_there() -> None:
 
 @each_accept
 def test_accept_whole(case: Accept) -> None:
-    assert receive([case.raw]) == Outcome((expected(case),), None, 0)
+    assert receive([case.raw]) == Outcome((expected(case),), (len(case.raw),), None, 0)
 
 
 @each_accept
@@ -69,12 +69,12 @@ def test_accept_is_incomplete_until_its_last_byte(case: Accept) -> None:
 
 @each_accept
 def test_accept_byte_by_byte(case: Accept) -> None:
-    assert receive(single_bytes(case.raw)) == Outcome((expected(case),), None, 0)
+    assert receive(single_bytes(case.raw)) == Outcome((expected(case),), (len(case.raw),), None, 0)
 
 
 @each_accept
 def test_accept_cut_at_every_position(case: Accept) -> None:
-    whole = Outcome((expected(case),), None, 0)
+    whole = Outcome((expected(case),), (len(case.raw),), None, 0)
     for cut in range(1, len(case.raw)):
         assert receive([case.raw[:cut], case.raw[cut:]]) == whole, f"cut at {cut}"
 

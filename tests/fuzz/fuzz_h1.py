@@ -1,0 +1,80 @@
+"""Coverage-guided fuzzing of the request parser and the chunked decoder: an input is what a client sends.
+
+Started by `tests/fuzz/run`, which compiles acme_wsgi.http.h1 with sanitizers and coverage. Besides memory
+errors and undefined behaviour (which end the process at once) it holds every input to these laws:
+
+- the verdict does not depend on how the stream was cut;
+- no error but ParseError, with a status that the server answers with;
+- a request that was taken, written out again from its parsed parts, parses to the same parts;
+- another parser does not see other boundaries in what was taken (tests/unit/http/second_opinion.py).
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Iterable
+from dataclasses import replace
+
+import atheris
+
+from acme_wsgi.http import h1
+from tests.unit.http import second_opinion
+from tests.unit.http.receiver import Message, Outcome, receive, single_bytes
+
+STATUSES = {400, 411, 414, 417, 431, 501, 505}
+BYTE_BY_BYTE = 300  # bytes of a stream; longer ones are cut less often, since each cut reads the head again
+
+
+def cuts(data: bytes) -> Iterable[Iterable[bytes]]:
+    """Several ways to cut the stream, chosen by its content so that a finding repeats."""
+    seed = zlib.crc32(data)
+    position = seed % (len(data) + 1)
+    yield data[:position], data[position:]
+    step = 1 + seed // 7 % 61
+    if len(data) <= BYTE_BY_BYTE:
+        yield single_bytes(data)
+    else:
+        step += len(data) // 50
+    yield (data[index : index + step] for index in range(0, len(data), step))
+
+
+def serialise(message: Message) -> bytes:
+    """The request as a client would send these parts."""
+    head = b"%s %s HTTP/1.%d\r\n" % (message.method.encode("latin-1"), message.target, message.minor)
+    fields = b"".join(b"%s: %s\r\n" % pair for pair in message.headers)
+    if message.framing != "chunked":
+        return head + fields + b"\r\n" + message.body
+    chunk = b"%x\r\n%s\r\n" % (len(message.body), message.body) if message.body else b""
+    return head + fields + b"\r\n" + chunk + b"0\r\n\r\n"
+
+
+def check(data: bytes) -> None:
+    """Hold one stream to the laws."""
+    whole = receive([data])
+    for pieces in cuts(data):
+        outcome = receive(pieces)
+        if outcome.refusal is not None and whole.refusal is not None:
+            # How much is left unread behind a refusal depends on the cut, and matters to nobody.
+            outcome = replace(outcome, waiting=whole.waiting)
+        assert outcome == whole, f"cut otherwise: {outcome} != {whole}"
+    assert whole.refusal is None or whole.refusal.status in STATUSES, whole.refusal
+    for message in whole.messages:
+        raw = serialise(message)
+        if len(raw) - len(message.body) > 8192:
+            continue  # `name:value` written with a space may pass the limit that the original kept
+        assert receive([raw]) == Outcome((message,), (len(raw),), None, 0), f"changed by writing it: {raw!r}"
+    disagreement = second_opinion.disagreement(data, whole)
+    assert disagreement is None, disagreement
+
+
+def main() -> None:
+    """Run libFuzzer with the arguments of the command line."""
+    if "acme_wsgi/http/h1" not in h1.__file__:
+        raise SystemExit("tests/fuzz: no compiled parser found")
+    atheris.Setup(sys.argv, check)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
