@@ -342,6 +342,10 @@ LOOSER_THAN_H11: Sequence[Difference] = (
             re.search(rb"^(content-length|transfer-encoding|connection|upgrade)[ \t]*:", t.rest, re.I | re.M)
         ),
     ),
+    Difference(
+        "it takes a Content-Length of at most 20 digits; 1*DIGIT allows any number of zeros before them",
+        lambda t: any(len(value) > 20 and is_length(value) for value in t.values(b"content-length")),
+    ),
 )
 
 LLHTTP_METHODS = frozenset(
