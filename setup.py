@@ -17,8 +17,13 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "acme_wsgi/__init__.py")
 CYTHON_MODULES = [
     "acme_wsgi.http.h1",
     "acme_wsgi.http.writer",
+    "acme_wsgi.http.environ",
     "acme_wsgi.scoreboard",
+    "acme_wsgi.reactor",
+    "acme_wsgi.stream",
+    "acme_wsgi.body",
     "acme_wsgi.connection",
+    "acme_wsgi.engine",
 ]
 
 SANITIZE = os.environ.get("ACME_SANITIZE") == "1"

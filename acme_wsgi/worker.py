@@ -170,14 +170,17 @@ def _build(task: Assignment, slot: Slot) -> tuple[Engine, Any]:
     logs.setup(task.config.logging, process=f"worker {task.index + 1}")
     make_engine = task.make_engine
     if make_engine is None:
-        from acme_wsgi import connection
+        from acme_wsgi import engine as engine_module
 
-        make_engine = connection.Engine
+        make_engine = engine_module.Engine
     dispatch = pipeline.compile(task.config)
     access_log = logs.AccessLog(task.config.logging) if task.config.logging.access.enabled else None
     base_environ = {
         "SERVER_SOFTWARE": f"acme/{__version__}",
+        "SCRIPT_NAME": "",
         "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input_terminated": True,  # a read past the body's end is empty, it never waits
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,  # greenlets: another request may run the same object while this one waits
         "wsgi.multiprocess": task.board.workers > 1,

@@ -51,6 +51,9 @@ cdef struct Chunked:
     uint32_t trailer_fields
     const char *message
 
+cdef enum:
+    DATA_STATE = 4           # Chunked.state inside the data of a chunk
+
 cdef int read_head(const char *data, size_t length, size_t max_size, Head *head) noexcept nogil
 cdef Py_ssize_t normalise_path(const char *path, size_t length, char *out) noexcept nogil
 cdef void chunked_start(Chunked *body) noexcept nogil

@@ -507,7 +507,7 @@ cdef enum:
     BLANK             # BWS between the size and its extension
     EXTENSION
     SIZE_LF
-    DATA
+    DATA = DATA_STATE
     DATA_CR
     DATA_LF
     TRAILER_START

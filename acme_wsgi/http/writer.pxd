@@ -1,4 +1,15 @@
-# The response as the pipeline returns it, for the Cython modules that send it.
+# The response as the pipeline returns it and its head as bytes, for the modules that send it.
+
+from libc.stdint cimport int64_t, uint8_t
+
+
+cdef struct Plan:
+    int status
+    int64_t length       # body bytes promised; -1 = unknown, the end of the connection tells
+    uint8_t chunked
+    uint8_t close        # the connection ends with this response
+    uint8_t bodiless     # no body follows this head, whatever the application returned
+
 
 cdef class FileBody:
     cdef public object file
@@ -11,3 +22,17 @@ cdef class Response:
     cdef public object headers
     cdef public object body
     cdef public object close
+
+
+cdef class Scratch:
+    cdef char *data
+    cdef size_t used
+    cdef size_t size
+    cdef int reserve(self, size_t more) except -1
+    cdef int put(self, const char *text, size_t length) except -1
+    cdef int put_size(self, size_t length) except -1
+
+
+cdef int write_head(Scratch out, object status, object headers, Plan *plan, int minor, bint head_only,
+                    int64_t body_length, const char *date, bint server, object request_id) except -1
+cdef int write_interim(Scratch out, object headers) except -1

@@ -22,3 +22,17 @@ class Response:
         body: bytes | FileBody | Iterator[bytes] = b"",
         close: Callable[[], object] | None = None,
     ) -> None: ...
+
+class Scratch:
+    def getvalue(self) -> bytes: ...
+
+def render_head(
+    status: str,
+    headers: list[tuple[str, str]],
+    body_length: int = 0,
+    *,
+    minor: int = 1,
+    head_only: bool = False,
+    close: bool = False,
+    request_id: str = "-",
+) -> tuple[bytes, tuple[bool, int, bool]]: ...

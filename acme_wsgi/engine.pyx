@@ -1,0 +1,393 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The worker's engine: listeners, the clock, and the limits over all connections.
+
+    Listener -> Connection (accepted) ... the clock expires, closes, counts
+
+Law: this file knows every connection but not what is said on it. It never blocks: what takes time is made ready
+for a leader greenlet.
+"""
+
+import logging
+import os
+import resource
+import socket
+import time
+
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, EPROTO, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcmp, memcpy
+
+from acme_wsgi.http.forwarded import TrustedProxies
+
+from acme_wsgi.connection cimport (
+    LIST_BODY,
+    LIST_HEAD,
+    LIST_IDLE,
+    LIST_LINGER,
+    LIST_RUN,
+    LIST_SEND,
+    Connection,
+    Service,
+)
+from acme_wsgi.reactor cimport Channel, Reactor, monotonic_ns
+from acme_wsgi.scoreboard cimport Scoreboard, Slot
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char *inet_ntop(int family, const void *source, char *target, unsigned int size)
+    uint16_t ntohs(uint16_t value)
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    cdef struct sockaddr:
+        unsigned short sa_family
+    int accept4(int fd, sockaddr *address, socklen_t *length, int flags)
+    int SOCK_NONBLOCK, SOCK_CLOEXEC, AF_INET, AF_INET6, AF_UNIX
+
+cdef extern from "<netinet/in.h>" nogil:
+    cdef struct in_addr:
+        unsigned int s_addr
+    cdef struct in6_addr:
+        unsigned char s6_addr[16]
+    cdef struct sockaddr_in:
+        uint16_t sin_port
+        in_addr sin_addr
+    cdef struct sockaddr_in6:
+        uint16_t sin6_port
+        in6_addr sin6_addr
+
+log = logging.getLogger("acme.engine")
+
+cdef enum:
+    ADDRESSES = 4096         # peer addresses kept as text
+
+# A worker may hold this many connections more than the one with the fewest before it leaves new ones to others.
+cdef int64_t SLACK = 8
+# How soon a listener is looked at again that was left to others, or for which there was no room.
+cdef double RECHECK = 0.02
+# Descriptors that stay free for files, upstreams and logs.
+cdef long RESERVED = 256
+# Idle connections live this long into a drain, so that a request already under way is still answered.
+cdef int64_t DRAIN_LINGER_NS = 500000000
+
+
+cdef class Listener(Channel):
+    """One listening socket, shared with the other workers."""
+    cdef readonly object socket
+    cdef dict environ
+    cdef int family
+    cdef bint pending        # connections wait in it that we have not taken
+
+    cdef void on_event(self) noexcept:
+        (<Engine>self.reactor).accept_from(self)
+
+
+cdef class Engine(Reactor):
+    """Serves HTTP on the sockets it is given, inside a worker, once `start` was called.
+
+    config: acme_wsgi.config.Config. dispatch: the compiled pipeline. access_log: an AccessLog or None.
+    slot, board: the worker's part of the scoreboard and the whole. base_environ: what every environ begins with.
+    """
+
+    cdef Service service
+    cdef Scoreboard board
+    cdef dict base_environ
+    cdef list listeners
+    cdef dict addresses
+    cdef long max_connections
+    cdef long own_limit
+    cdef int64_t timeout_ns
+    cdef int64_t keep_alive_ns
+    cdef int64_t lingering_ns
+    cdef int64_t grace_ns
+    cdef double receive_rate
+    cdef double send_rate
+    cdef int64_t second_ns       # when the Date text is next due
+    cdef int64_t drain_ns        # since when we drain, 0 = not
+    cdef object recheck
+    cdef bint accepting
+
+    def __cinit__(self, config, dispatch, access_log, Slot slot, Scoreboard board, dict base_environ):
+        pass
+
+    def __init__(self, config, dispatch, access_log, Slot slot, Scoreboard board, dict base_environ):
+        server = config.server
+        cdef Service service = Service()
+        self.board = board
+        self.base_environ = base_environ
+        self.listeners = []
+        self.addresses = {}
+        self.accepting = True
+        self.max_connections = server.max_connections
+        self.own_limit = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED)
+        self.timeout_ns = <int64_t>(server.timeout * 1e9)
+        self.keep_alive_ns = <int64_t>(server.keep_alive_timeout * 1e9)
+        self.lingering_ns = <int64_t>(server.lingering_timeout * 1e9)
+        self.grace_ns = <int64_t>(server.min_rate_grace * 1e9)
+        self.receive_rate = server.body_min_rate
+        self.send_rate = server.send_min_rate
+        # Fine enough for the shortest limit, coarse enough to leave an idle machine alone.
+        self.tick_seconds = min(0.5, max(0.02, min(server.timeout, server.keep_alive_timeout,
+                                                   server.min_rate_grace) / 8))
+        service.dispatch = dispatch
+        service.access_log = access_log
+        if access_log is not None:
+            service.log_entries = access_log.entries
+            service.log_environ = access_log.needs_environ
+        service.trusted = TrustedProxies(server.trusted_proxies) if server.trusted_proxies else None
+        service.slot = slot
+        service.id_state = int.from_bytes(os.urandom(8), "little")
+        service.id_stream = int.from_bytes(os.urandom(8), "little")
+        service.max_head = server.max_header_size
+        service.max_body = server.max_body_size
+        service.path = <char *>malloc(service.max_head + 16)
+        if service.path == NULL:
+            raise MemoryError
+        service.timeout_ns = self.timeout_ns
+        service.server_field = server.server_header
+        self.service = service
+        self.set_clock(monotonic_ns())
+
+    # ---- life -------------------------------------------------------------------------------------
+
+    def listen(self, sock):
+        """Serve a bound, listening, non-blocking socket (AF_INET, AF_INET6 or AF_UNIX)."""
+        cdef Listener listener = Listener()
+        listener.socket = sock
+        listener.fd = sock.fileno()
+        listener.family = sock.family
+        name, port = "localhost", "80"
+        if sock.family != socket.AF_UNIX:
+            # Accepted sockets inherit it: an answer never waits for an acknowledgement.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            name, port = sock.getsockname()[:2]
+            if name in ("0.0.0.0", "::"):
+                name = socket.gethostname()
+        listener.environ = dict(self.base_environ, SERVER_NAME=name, SERVER_PORT=str(port))
+        self.listeners.append(listener)
+
+    def start(self):
+        """Attach to the hub and accept."""
+        cdef Listener listener
+        self.attach()
+        self.recheck = self.loop.timer(RECHECK, RECHECK)
+        self.service.slot.beat()
+        for each in self.listeners:
+            listener = <Listener>each
+            self.add(listener, False)
+
+    def stop_accepting(self):
+        """Leave the listeners to others. What waits in their queues stays there."""
+        self.accepting = False
+        for listener in self.listeners:
+            (<Listener>listener).pending = False
+            self.remove(<Listener>listener)
+
+    def drain(self):
+        """Let every connection end after its request; idle ones after a short linger."""
+        self.service.draining = True
+        self.drain_ns = monotonic_ns()
+        self.stop_accepting()
+
+    def close_all(self):
+        """Cut what is left, log what was open, and stop."""
+        self.stop_accepting()
+        for channel in self.channels():
+            if isinstance(channel, Connection):
+                (<Connection>channel).farewell()
+        if self.service.access_log is not None:
+            self.service.access_log.flush()
+        self.publish()
+        if self.recheck is not None:
+            self.recheck.stop()
+            self.recheck.close()
+            self.recheck = None
+        self.detach()
+
+    @property
+    def open_requests(self):
+        """Requests that have begun to arrive and have not been answered in full."""
+        cdef long waiting = 0
+        for channel in self.members(LIST_HEAD):
+            waiting += (<Connection>channel).end > (<Connection>channel).start
+        return waiting + self.lists[LIST_BODY].length + self.lists[LIST_RUN].length + self.lists[LIST_SEND].length
+
+    @property
+    def connections(self):
+        """Client connections of this worker."""
+        return self.service.slot.data.connections
+
+    # ---- accepting --------------------------------------------------------------------------------
+
+    cdef bint may_accept(self):
+        """Is there room, and is it our turn? Decides for one connection.
+
+        With room, a worker that holds clearly more than another leaves the connection to that one. At
+        max_connections the connection idle for longest in the whole server makes room, and it is its worker
+        that accepts; while none is idle, new ones wait in the listen queue.
+        """
+        cdef int64_t own = self.service.slot.data.connections
+        cdef int64_t fewest, elsewhere
+        cdef Connection oldest
+        if not self.accepting:
+            return False
+        if self.board.total_connections() < self.max_connections and own < self.own_limit:
+            fewest = self.board.fewest_connections()
+            return fewest < 0 or own <= fewest + SLACK + fewest // 8
+        oldest = <Connection>self.oldest(LIST_IDLE)
+        if oldest is None:
+            return False
+        elsewhere = self.board.oldest_idle_elsewhere(self.service.slot.index)
+        if elsewhere and elsewhere < oldest.since_ns and own < self.own_limit:
+            return False
+        oldest.close(False)
+        return True
+
+    cdef void accept_from(self, Listener listener) noexcept:
+        """Take what waits in a listener, as far as there is room and it is our turn."""
+        cdef char address[128]
+        cdef socklen_t length
+        cdef int fd
+        cdef int64_t now = monotonic_ns()
+        cdef Connection connection
+        listener.pending = False
+        while True:
+            try:
+                if not self.may_accept():
+                    self.look_again(listener)
+                    return
+                length = sizeof(address)
+                fd = accept4(listener.fd, <sockaddr *>address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+                if fd < 0:
+                    if errno == EINTR or errno == ECONNABORTED or errno == EPROTO:
+                        continue
+                    if errno != EAGAIN:
+                        log.warning("accept failed: %s", os.strerror(errno))
+                        self.look_again(listener)
+                    return
+                connection = Connection.__new__(Connection)
+                connection.fd = fd
+                connection.service = self.service
+                connection.base_environ = listener.environ
+                self.name_peer(connection, <sockaddr *>address)
+                self.service.slot.data.connections += 1
+                self.service.slot.data.connections_total += 1
+                self.add(connection, True)
+                self.enter(connection, LIST_HEAD, now)
+            except BaseException:
+                log.exception("a connection could not be taken in")
+                self.look_again(listener)
+                return
+
+    cdef void look_again(self, Listener listener) noexcept:
+        """The set is edge-triggered: what we leave in the queue must be looked at again by the clock."""
+        listener.pending = self.accepting
+        if self.accepting and self.recheck is not None and not self.recheck.active:
+            self.recheck.start(self._on_recheck)
+
+    def _on_recheck(self):
+        waiting = False
+        for listener in self.listeners:
+            if (<Listener>listener).pending:
+                waiting = True
+                self.make_ready(<Listener>listener)
+        if not waiting:
+            self.recheck.stop()
+
+    cdef int name_peer(self, Connection connection, sockaddr *address) except -1:
+        """The peer's address as text; one str for all connections from there."""
+        cdef char text[64]
+        cdef const char *source
+        cdef int family = address.sa_family
+        if family == AF_UNIX:
+            connection.address = "unix:"
+        else:
+            if family == AF_INET:
+                source = <const char *>&(<sockaddr_in *>address).sin_addr
+                connection.port = ntohs((<sockaddr_in *>address).sin_port)
+            else:
+                source = <const char *>&(<sockaddr_in6 *>address).sin6_addr
+                connection.port = ntohs((<sockaddr_in6 *>address).sin6_port)
+                if memcmp(source, b"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff", 12) == 0:
+                    # An IPv4 client on a dual-stack listener is an IPv4 client.
+                    family = AF_INET
+                    source += 12
+            inet_ntop(family, source, text, sizeof(text))
+            key = <bytes>text
+            known = self.addresses.get(key)
+            if known is None:
+                if len(self.addresses) >= ADDRESSES:
+                    self.addresses.clear()
+                known = self.addresses[key] = key.decode("ascii")
+            connection.address = known
+        if self.service.trusted is not None and self.service.trusted.trusts(connection.address):
+            connection.trusted = connection.proxied = 1
+        return 0
+
+    # ---- the clock --------------------------------------------------------------------------------
+
+    cdef int set_clock(self, int64_t now) except -1:
+        cdef bytes text
+        cdef double at = time.time()
+        text = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(at)).encode("ascii")
+        memcpy(self.service.date, <const char *>text, len(text) + 1)
+        self.service.epoch = at - now * 1e-9
+        self.second_ns = now + <int64_t>((1.0 - at % 1.0) * 1e9)
+        return 0
+
+    cdef int publish(self) except -1:
+        """Say in the scoreboard what we hold."""
+        cdef Channel oldest = self.oldest(LIST_IDLE)
+        self.service.slot.data.idle = self.lists[LIST_IDLE].length
+        self.service.slot.data.oldest_idle_ns = oldest.since_ns if oldest is not None else 0
+        return 0
+
+    cdef void on_batch(self) noexcept:
+        cdef int64_t now = monotonic_ns()
+        self.service.slot.data.heartbeat_ns = now
+        self.publish()
+        if now >= self.second_ns:
+            self.set_clock(now)
+
+    cdef void on_tick(self) noexcept:
+        cdef int64_t now = monotonic_ns()
+        try:
+            self.expire_list(LIST_HEAD, now - self.timeout_ns)
+            self.expire_list(LIST_LINGER, now - self.lingering_ns)
+            self.expire_list(LIST_IDLE, now - self.keep_alive_ns)
+            if self.drain_ns and now - self.drain_ns > DRAIN_LINGER_NS:
+                self.expire_list(LIST_IDLE, now)
+                self.expire_silent()
+            self.expire_slow(LIST_BODY, now, self.receive_rate)
+            self.expire_slow(LIST_SEND, now, self.send_rate)
+            for channel in self.members(LIST_RUN):
+                if (<Connection>channel).list_number == LIST_RUN:
+                    (<Connection>channel).check(now, self.grace_ns, self.receive_rate, self.send_rate)
+            if self.service.access_log is not None:
+                self.service.access_log.flush()
+        except BaseException:
+            log.exception("the clock stumbled")
+
+    cdef int expire_list(self, int number, int64_t until) except -1:
+        """Everyone who entered the list before `until` has had their time."""
+        cdef void *at = self.lists[number].first
+        while at != NULL and (<Channel>at).since_ns < until:
+            # Whoever walks a list must not change it: the connection's own turn comes with a leader.
+            (<Connection>at).expired = 1
+            self.make_ready(<Connection>at)
+            at = (<Channel>at).next
+        return 0
+
+    cdef int expire_silent(self) except -1:
+        """While draining: connections on which nothing ever came."""
+        for channel in self.members(LIST_HEAD):
+            if (<Connection>channel).end == (<Connection>channel).start:
+                (<Connection>channel).close(False)
+        return 0
+
+    cdef int expire_slow(self, int number, int64_t now, double rate) except -1:
+        for channel in self.members(number):
+            if (<Connection>channel).too_slow(now, self.grace_ns, rate):
+                (<Connection>channel).expired = 1
+                self.make_ready(<Connection>channel)
+        return 0

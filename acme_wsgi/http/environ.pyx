@@ -1,0 +1,109 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""Request fields as the entries of a WSGI environ (PEP 3333, RFC 3875 4.1.18).
+
+Law: names with an underscore never get in, because `X_User` and `X-User` would become the same key; neither
+does `Proxy`, which would become HTTP_PROXY and be taken for the variable of that name. Everything else arrives,
+lines of one name joined in their order.
+"""
+
+from cpython.mem cimport PyMem_Malloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport uint16_t, uint32_t
+from libc.string cimport memcmp, memcpy
+
+from acme_wsgi.http.h1 cimport Field, same_name
+
+cdef extern from "Python.h":
+    object PyUnicode_DecodeLatin1(const char *text, Py_ssize_t length, const char *errors)
+    PyObject *PyDict_SetDefault(object mapping, object key, object value) except NULL
+
+cdef enum:
+    SLOTS = 2048         # a power of two; at most half are used
+    MAX_LEARNED = 1024
+    MAX_NAME = 64        # longer names are not learned
+
+
+cdef struct Known:
+    uint32_t hash
+    uint16_t length
+    char name[64]        # lower case
+    PyObject *key        # NULL: free
+
+
+cdef Known known[SLOTS]
+cdef int learned = 0
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
+cdef str GET = "GET"
+cdef str POST = "POST"
+cdef str HEAD_ = "HEAD"
+
+
+cdef object latin1(const char *text, size_t length):
+    return PyUnicode_DecodeLatin1(text, <Py_ssize_t>length, NULL)
+
+
+cdef object method_name(Head *head):
+    """The method as a str; the frequent ones without making one."""
+    if head.method_length == 3 and memcmp(head.method, b"GET", 3) == 0:
+        return GET
+    if head.method_length == 4 and memcmp(head.method, b"POST", 4) == 0:
+        return POST
+    if head.method_length == 4 and memcmp(head.method, b"HEAD", 4) == 0:
+        return HEAD_
+    return latin1(head.method, head.method_length)
+
+
+cdef object make_key(Field *field):
+    """HTTP_ACCEPT_LANGUAGE for accept-language."""
+    name = latin1(field.name, field.name_length).upper().replace("-", "_")
+    if name == "CONTENT_TYPE" or name == "CONTENT_LENGTH":
+        return name
+    return "HTTP_" + name
+
+
+cdef object environ_key(Field *field):
+    """The environ's key for a field name; names seen before cost one look."""
+    global learned
+    cdef uint32_t slot = field.hash & (SLOTS - 1)
+    cdef Known *entry
+    cdef int index
+    while True:
+        entry = &known[slot]
+        if entry.key == NULL:
+            break
+        if entry.hash == field.hash and same_name(field.name, field.name_length, entry.name, entry.length):
+            return <object>entry.key
+        slot = (slot + 1) & (SLOTS - 1)
+    key = make_key(field)
+    if learned < MAX_LEARNED and field.name_length <= MAX_NAME:
+        lower = latin1(field.name, field.name_length).lower().encode("latin-1")
+        memcpy(entry.name, <const char *>lower, field.name_length)
+        entry.length = field.name_length
+        entry.hash = field.hash
+        Py_INCREF(key)
+        entry.key = <PyObject *>key
+        learned += 1
+    return key
+
+
+cdef int put_fields(dict environ, Head *head) except -1:
+    """Put all fields of the head into the environ."""
+    cdef int index
+    cdef Field *field
+    cdef PyObject *there
+    for index in range(head.nfields):
+        field = &head.fields[index]
+        if field.underscore or (field.name_length == 5 and same_name(field.name, 5, b"proxy", 5)):
+            continue
+        key = environ_key(field)
+        value = PyUnicode_DecodeLatin1(field.value, field.value_length, NULL)
+        there = PyDict_SetDefault(environ, key, value)
+        if there != <PyObject *>value:
+            joint = "; " if key == "HTTP_COOKIE" else ", "
+            environ[key] = <object>there + joint + value
+    if head.absolute:
+        # RFC 9112 3.2.2: the target's authority counts, whatever Host says.
+        environ["HTTP_HOST"] = latin1(head.host, head.authority_length)
+    return 0

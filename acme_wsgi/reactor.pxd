@@ -1,0 +1,71 @@
+# The worker's event machinery, for the connection.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef int64_t monotonic_ns() noexcept nogil
+
+cdef enum:
+    WAIT_NONE = 0
+    WAIT_READ = 1
+    WAIT_WRITE = 2
+
+cdef enum:
+    LISTS = 8
+
+
+cdef struct Links:
+    void *first
+    void *last
+    long length
+
+
+cdef class Channel:
+    cdef Reactor reactor
+    cdef int fd
+    cdef uint32_t generation
+    cdef uint8_t waiting       # WAIT_READ or WAIT_WRITE while a greenlet waits
+    cdef uint8_t readable      # bytes may have come that nobody has tried to read
+    cdef uint8_t hung_up       # the peer reset or closed both ways
+    cdef uint8_t queued        # stands in the ready queue
+    cdef uint8_t list_number   # the timed list it stands in, 0 = none
+    cdef object greenlet       # who waits
+    cdef int64_t since_ns      # when it entered its list
+    cdef void *previous
+    cdef void *next
+    cdef void on_event(self) noexcept
+    cdef int wait(self, int what) except -1
+
+
+cdef class Reactor:
+    cdef readonly object hub
+    cdef object loop
+    cdef int epoll
+    cdef object watcher
+    cdef object timer
+    cdef void **table          # descriptor -> Channel
+    cdef long table_size
+    cdef uint32_t generations
+    cdef void *events
+    cdef int event_count
+    cdef int event_index
+    cdef bint batch_done
+    cdef bint armed
+    cdef object leader
+    cdef list idle_greenlets
+    cdef readonly long greenlets
+    cdef list woken
+    cdef object ready
+    cdef Links lists[8]
+    cdef readonly double tick_seconds
+
+    cdef int add(self, Channel channel, bint writing) except -1
+    cdef void remove(self, Channel channel) noexcept
+    cdef void enter(self, Channel channel, int number, int64_t now) noexcept
+    cdef void leave(self, Channel channel) noexcept
+    cdef Channel oldest(self, int number)
+    cdef list members(self, int number)
+    cdef void make_ready(self, Channel channel) noexcept
+    cdef int run_batch(self) except -1
+    cdef void process(self, object me) noexcept
+    cdef void on_batch(self) noexcept
+    cdef void on_tick(self) noexcept

@@ -1,0 +1,349 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The worker's event machinery: descriptors that cost no greenlet while nothing happens on them.
+
+All channels stand in one epoll set of our own, registered once, edge-triggered; the set itself is watched by
+the gevent hub. When it has events, a *leader* greenlet works them off, one channel after the other, and runs
+whatever they lead to right there, without a switch. If that blocks, gevent switches to the hub, which finds the
+batch unfinished and appoints the next leader; the old one carries on when its wait is over and goes back to the
+pool. So a handler that never blocks costs no switch at all, and one that does costs what gevent always costs.
+
+Law: this module knows descriptors, greenlets and time. It knows no HTTP, no configuration, no other process.
+
+The hub runs `run_batch` and `on_tick`; everything else runs in greenlets that may block.
+"""
+
+import logging
+import resource
+from collections import deque
+
+import gevent
+import gevent.hub
+
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EINTR, errno
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+from libc.time cimport time_t
+
+log = logging.getLogger("acme.reactor")
+
+cdef extern from "<time.h>" nogil:
+    ctypedef int clockid_t
+    cdef struct timespec:
+        time_t tv_sec
+        long tv_nsec
+    clockid_t CLOCK_MONOTONIC
+    int clock_gettime(clockid_t clock, timespec *at)
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        uint64_t u64
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR, EPOLLET
+
+cdef extern from *:
+    """
+    #include "greenlet.h"
+    static int import_greenlet(void) { PyGreenlet_Import(); return _PyGreenlet_API ? 0 : -1; }
+    static PyObject *current_greenlet(void) { return (PyObject *)PyGreenlet_GetCurrent(); }
+    static PyObject *switch_to(PyObject *to) { return PyGreenlet_Switch((PyGreenlet *)to, NULL, NULL); }
+    """
+    int import_greenlet() except -1
+    object current_greenlet()
+    object switch_to(object greenlet)
+
+import_greenlet()
+
+from greenlet import greenlet as raw_greenlet
+
+cdef enum:
+    BATCH = 256
+    POOLED = 512              # idle greenlets kept; more than that end
+    SLICE_NS = 5000000        # a batch may run this long before other greenlets get their turn
+    MOST_DESCRIPTORS = 4194304
+
+
+cdef int64_t monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef class Channel:
+    """One descriptor in the reactor's care. Subclasses say what an event on it means."""
+
+    cdef void on_event(self) noexcept:
+        """Something happened and nobody waits for it. Runs in a leader greenlet and may block."""
+
+    cdef int wait(self, int what) except -1:
+        """Park the running greenlet until the descriptor is readable or writable (again).
+
+        Call it only after the descriptor refused with EAGAIN: the set is edge-triggered. Whatever is thrown
+        into the greenlet meanwhile comes out of here.
+        """
+        self.waiting = <uint8_t>what
+        self.greenlet = current_greenlet()
+        try:
+            switch_to(self.reactor.hub)
+        finally:
+            self.waiting = WAIT_NONE
+            self.greenlet = None
+        return 0
+
+
+cdef class Reactor:
+    """One per worker. `tick_seconds` is the resolution of every timer."""
+
+    def __cinit__(self, *_):
+        self.epoll = -1
+        self.table_size = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if not 0 < self.table_size <= MOST_DESCRIPTORS:
+            self.table_size = MOST_DESCRIPTORS
+        # Untouched pages of it cost nothing.
+        self.table = <void **>calloc(self.table_size, sizeof(void *))
+        self.events = calloc(BATCH, sizeof(epoll_event))
+        if self.table == NULL or self.events == NULL:
+            raise MemoryError
+        memset(self.lists, 0, sizeof(self.lists))
+        self.tick_seconds = 0.25
+        self.idle_greenlets = []
+        self.woken = []
+        self.ready = deque()
+        self.epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll < 0:
+            raise OSError(errno, "epoll_create1 failed")
+
+    def __dealloc__(self):
+        if self.epoll >= 0:
+            close(self.epoll)
+        free(self.table)
+        free(self.events)
+
+    def attach(self):
+        """Begin to work in the hub of the calling thread."""
+        self.hub = gevent.get_hub()
+        self.loop = self.hub.loop
+        self.watcher = self.loop.io(self.epoll, 1)
+        self.watcher.start(self._on_poll)
+        self.timer = self.loop.timer(self.tick_seconds, self.tick_seconds)
+        self.timer.start(self._on_timer)
+
+    def detach(self):
+        """Stop working; channels stay as they are."""
+        if self.watcher is not None:
+            self.watcher.stop()
+            self.watcher.close()
+            self.timer.stop()
+            self.timer.close()
+            self.watcher = self.timer = None
+
+    # ---- channels -------------------------------------------------------------------------------
+
+    cdef int add(self, Channel channel, bint writing) except -1:
+        """Take a channel in; OSError when the kernel doesn't."""
+        cdef epoll_event event
+        if channel.fd >= self.table_size:
+            raise OSError(24, "descriptor past the reactor's table")
+        self.generations += 1
+        channel.generation = self.generations
+        channel.reactor = self
+        event.events = EPOLLIN | EPOLLRDHUP | EPOLLET
+        if writing:
+            event.events |= EPOLLOUT
+        event.data.u64 = (<uint64_t>channel.generation << 32) | <uint32_t>channel.fd
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, channel.fd, &event) < 0:
+            raise OSError(errno, "epoll_ctl failed")
+        Py_INCREF(channel)
+        self.table[channel.fd] = <void *>channel
+        return 0
+
+    cdef void remove(self, Channel channel) noexcept:
+        """Forget a channel. The caller closes the descriptor, which takes it out of the epoll set."""
+        cdef epoll_event event
+        self.leave(channel)
+        if channel.fd >= 0 and self.table[channel.fd] == <void *>channel:
+            epoll_ctl(self.epoll, EPOLL_CTL_DEL, channel.fd, &event)
+            self.table[channel.fd] = NULL
+            Py_DECREF(channel)
+
+    def channels(self):
+        """All channels, for a last farewell."""
+        cdef long fd
+        return [<object>self.table[fd] for fd in range(self.table_size) if self.table[fd] != NULL]
+
+    # ---- timed lists: first in, first due ---------------------------------------------------------
+
+    cdef void enter(self, Channel channel, int number, int64_t now) noexcept:
+        """Put the channel at the end of list `number`, out of any other."""
+        cdef Links *links = &self.lists[number]
+        self.leave(channel)
+        channel.list_number = <uint8_t>number
+        channel.since_ns = now
+        channel.previous = links.last
+        channel.next = NULL
+        if links.last != NULL:
+            (<Channel>links.last).next = <void *>channel
+        else:
+            links.first = <void *>channel
+        links.last = <void *>channel
+        links.length += 1
+
+    cdef void leave(self, Channel channel) noexcept:
+        cdef Links *links
+        if channel.list_number == 0:
+            return
+        links = &self.lists[channel.list_number]
+        if channel.previous != NULL:
+            (<Channel>channel.previous).next = channel.next
+        else:
+            links.first = channel.next
+        if channel.next != NULL:
+            (<Channel>channel.next).previous = channel.previous
+        else:
+            links.last = channel.previous
+        channel.previous = channel.next = NULL
+        channel.list_number = 0
+        links.length -= 1
+
+    cdef Channel oldest(self, int number):
+        """Who has stood longest in list `number`, or None."""
+        if self.lists[number].first == NULL:
+            return None
+        return <Channel>self.lists[number].first
+
+    cdef list members(self, int number):
+        """A copy of list `number`, oldest first: whoever walks it may change the list."""
+        cdef void *at = self.lists[number].first
+        found = []
+        while at != NULL:
+            found.append(<Channel>at)
+            at = (<Channel>at).next
+        return found
+
+    # ---- the batch --------------------------------------------------------------------------------
+
+    cdef void make_ready(self, Channel channel) noexcept:
+        """Its turn comes again after everybody else's, without waiting for an event."""
+        if not channel.queued:
+            channel.queued = 1
+            self.ready.append(channel)
+            if not self.armed:
+                self.armed = True
+                self.loop.run_callback(self._on_ready)
+
+    def _on_ready(self):
+        self.armed = False
+        self.run_batch()
+
+    def _on_poll(self):
+        cdef int count
+        if self.event_index >= self.event_count:
+            count = epoll_wait(self.epoll, <epoll_event *>self.events, BATCH, 0)
+            if count < 0:
+                if errno != EINTR:
+                    raise OSError(errno, "epoll_wait failed")
+                return
+            self.event_count = count
+            self.event_index = 0
+        self.run_batch()
+
+    def _on_timer(self):
+        self.on_tick()
+        self.on_batch()
+
+    cdef int run_batch(self) except -1:
+        """In the hub: let leaders work until the batch is done, then wake those whose wait is over."""
+        cdef Channel channel
+        cdef list woken
+        while True:
+            self.batch_done = False
+            if self.idle_greenlets:
+                worker = self.idle_greenlets.pop()
+            else:
+                worker = raw_greenlet(self._lead, self.hub)
+                self.greenlets += 1
+            switch_to(worker)
+            if self.batch_done:
+                break
+        self.leader = None
+        if self.woken:
+            woken, self.woken = self.woken, []
+            for waiting in woken:
+                channel = <Channel>waiting
+                if channel.greenlet is not None:
+                    switch_to(channel.greenlet)
+        if (self.ready or self.event_index < self.event_count) and not self.armed:
+            self.armed = True
+            self.loop.run_callback(self._on_ready)
+        self.on_batch()
+        return 0
+
+    def _lead(self, *_):
+        """The life of a pooled greenlet: lead, perhaps block, come back, park."""
+        me = current_greenlet()
+        while True:
+            self.process(me)
+            if len(self.idle_greenlets) >= POOLED:
+                self.greenlets -= 1
+                return
+            self.idle_greenlets.append(me)
+            switch_to(self.hub)
+
+    cdef void process(self, object me) noexcept:
+        """Work off events and then one round of the ready queue, as long as nobody else leads."""
+        cdef epoll_event *events = <epoll_event *>self.events
+        cdef epoll_event *event
+        cdef Channel channel
+        cdef uint32_t fd
+        cdef long round_
+        cdef int64_t until = monotonic_ns() + SLICE_NS
+        self.leader = me
+        while self.event_index < self.event_count:
+            event = &events[self.event_index]
+            self.event_index += 1
+            fd = <uint32_t>(event.data.u64 & 0xFFFFFFFF)
+            # A stale event of a descriptor that was closed, perhaps taken again, earlier in this batch.
+            if self.table[fd] == NULL:
+                continue
+            channel = <Channel>self.table[fd]
+            if channel.generation != <uint32_t>(event.data.u64 >> 32):
+                continue
+            if event.events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+                channel.readable = 1
+            if event.events & (EPOLLHUP | EPOLLERR):
+                channel.hung_up = 1
+            if channel.waiting:
+                if channel.hung_up or (channel.waiting == WAIT_READ and channel.readable) \
+                        or (channel.waiting == WAIT_WRITE and event.events & EPOLLOUT):
+                    self.woken.append(channel)
+            else:
+                channel.on_event()
+                if self.leader is not me:
+                    return
+                if monotonic_ns() > until:
+                    break
+        round_ = len(self.ready)
+        while round_ > 0 and self.ready and monotonic_ns() <= until:
+            round_ -= 1
+            channel = <Channel>self.ready.popleft()
+            channel.queued = 0
+            if channel.fd >= 0 and not channel.waiting:
+                channel.on_event()
+                if self.leader is not me:
+                    return
+        self.batch_done = True
+
+    cdef void on_batch(self) noexcept:
+        """After each batch, in the hub; must not block."""
+
+    cdef void on_tick(self) noexcept:
+        """Every `tick_seconds`, in the hub; must not block."""

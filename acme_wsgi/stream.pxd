@@ -1,0 +1,36 @@
+# The byte level of a connection.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from acme_wsgi.reactor cimport Channel
+
+
+cdef class Stream(Channel):
+    cdef char *buffer            # bytes received and not yet used: buffer[start:end]
+    cdef uint32_t start
+    cdef uint32_t end
+    cdef uint32_t size
+    cdef uint8_t eof             # the peer will send no more
+    cdef int64_t moved           # bytes received or accepted by the peer, for the minimum rates
+    cdef int64_t window_ns       # since when
+    cdef int64_t client_wait_ns  # time spent waiting for the peer
+    cdef object head_rest        # output that waits for room: bytes or None,
+    cdef object body_rest        # then bytes or a FileBody or None
+    cdef int64_t body_offset
+    cdef int64_t body_left
+    cdef int64_t sent_total      # bytes handed to the kernel over the connection's life
+
+    cdef int make_room(self, size_t more) except -1
+    cdef int stash(self, const char *data, size_t length) except -1
+    cdef void drop_buffer(self) noexcept
+    cdef ssize_t receive_into(self, char *target, size_t room) except -2
+    cdef int wait_peer(self, int what) except -1
+    cdef ssize_t try_send(self, const char *data, size_t length, int flags) except -2
+    cdef ssize_t try_send_two(self, const char *first, size_t first_length, const char *second,
+                              size_t second_length) except -2
+    cdef int send_all(self, const char *data, size_t length) except -1
+    cdef int send_rest(self) except -1
+    cdef int send_file_rest(self, size_t *budget) except -1
+    cdef int64_t unacknowledged(self) noexcept
+    cdef void open_window(self, int64_t now) noexcept
+    cdef void close_descriptor(self, bint reset) noexcept
