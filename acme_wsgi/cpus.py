@@ -120,5 +120,5 @@ def _lines(path: Path) -> list[str]:
     """A small kernel file's lines; none when it isn't there: not every kernel has every controller."""
     try:
         return path.read_text(errors="replace").splitlines()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path no file can have
         return []

@@ -1,0 +1,107 @@
+"""The scoreboard as several processes use it."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+
+from acme_wsgi.scoreboard import READY, Scoreboard, bucket_edges
+
+
+def in_child(work: Callable[[], None]) -> None:
+    """Run a function in a forked process and wait for its clean end."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_what_a_child_writes_its_parent_reads() -> None:
+    board = Scoreboard(3)
+
+    def work() -> None:
+        slot = board.slot(1)
+        slot.pid, slot.state = os.getpid(), READY
+        slot.observe(200, 1000, 5_000_000)
+        slot.beat()
+
+    before = time.monotonic_ns()
+    in_child(work)
+    slot = board.slot(1)
+    assert slot.pid not in (0, os.getpid()) and slot.state == READY
+    assert before <= slot.heartbeat <= time.monotonic_ns()
+    assert slot.snapshot()["requests_total"] == 1
+    assert board.slot(0).snapshot()["requests_total"] == 0
+
+
+def test_counters_survive_the_process_and_gauges_do_not() -> None:
+    board = Scoreboard(1)
+    in_child(lambda: board.slot(0).observe(404, 10, 1000))
+    slot = board.slot(0)
+    slot.pid, slot.state = 4711, READY
+    slot.reset_gauges()
+    found = slot.snapshot()
+    assert (found["pid"], found["state"], found["connections"], found["in_flight"]) == (0, 0, 0, 0)
+    assert (found["requests_total"], found["status_4xx"], found["bytes_out"]) == (1, 1, 10)
+
+
+def test_totals_are_sums_over_all_slots() -> None:
+    board = Scoreboard(4)
+    for index in range(4):
+        for _ in range(index + 1):
+            board.slot(index).observe(200 + 100 * index, 7, 1_000_000)
+    totals = board.totals()
+    assert totals["requests_total"] == 10 and totals["bytes_out"] == 70
+    assert [totals[f"status_{family}xx"] for family in (2, 3, 4, 5)] == [1, 2, 3, 4]
+    assert "pid" not in totals
+    assert sum(board.latency()) == 10
+
+
+def test_statuses_outside_of_the_table_are_counted_as_requests_only() -> None:
+    slot = Scoreboard(1).slot(0)
+    for status in (-1, 600, 10**6):
+        slot.observe(status, 1, 1)
+    assert slot.snapshot()["requests_total"] == 3 and slot.statuses() == {}
+
+
+@pytest.mark.parametrize("nanoseconds", [0, 1, 999, 1000, 1001, 12_345, 999_999, 10**6, 10**9, 10**12, 2**62])
+def test_a_duration_falls_into_the_bucket_whose_edges_enclose_it(nanoseconds: int) -> None:
+    slot = Scoreboard(1).slot(0)
+    slot.observe(200, 0, nanoseconds)
+    index = slot.latency().index(1)
+    edges = bucket_edges()
+    lower = edges[index - 1] if index else 0.0
+    # Durations are cut to whole microseconds before they are sorted in.
+    assert lower <= math.floor(nanoseconds / 1000) / 1e6 + 1e-12 and nanoseconds // 1000 / 1e6 <= edges[index]
+
+
+def test_bucket_edges_rise_and_end_at_infinity() -> None:
+    edges = bucket_edges()
+    assert list(edges) == sorted(set(edges)) and edges[-1] == math.inf
+    assert len(edges) == len(Scoreboard(1).latency())
+
+
+def test_a_slot_keeps_the_memory_alive() -> None:
+    slot = Scoreboard(2).slot(1)
+    slot.pid = 42
+    assert slot.pid == 42 and slot.board.workers == 2
+
+
+@pytest.mark.parametrize("index", [-1, 2, 10**6])
+def test_there_is_no_slot_outside_of_the_board(index: int) -> None:
+    with pytest.raises(IndexError):
+        Scoreboard(2).slot(index)
+
+
+def test_a_board_has_at_least_one_slot() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        Scoreboard(0)
