@@ -131,7 +131,7 @@ class CommonFormat:
     def __call__(self, batch: list[Entry]) -> bytes:
         """The lines of a batch."""
         first = int(batch[0][0])
-        # One look at the two ends: a batch is a fraction of a second long, so it mostly has one time stamp.
+        # Entries come in the order of time, so two ends in the same second mean one time stamp for all.
         if first == int(batch[-1][0]) and not (self._mask_referer or self._mask_agent):
             text = self._fast(batch, self._stamp_of(first))
             # Nothing to escape in any line: only printable ASCII, no more quotes than ours, and no backslash.

@@ -58,12 +58,10 @@ def setup(settings: Settings, *, process: str) -> None:
     handler = _Handler(settings, process)
     acme = logging.getLogger("acme")
     acme.setLevel(settings.level.upper())
-    acme.propagate = False
-    warnings = logging.getLogger("py.warnings")
-    warnings.propagate = False
-    for logger in (acme, warnings):
+    for logger in (acme, logging.getLogger("py.warnings")):
         _drop_handlers(logger)
         logger.addHandler(handler)
+        logger.propagate = False
     logging.captureWarnings(True)
 
 
@@ -71,7 +69,9 @@ def close(timeout: float = CLOSE_TIMEOUT) -> None:
     """Write what is queued, waiting at most ``timeout`` seconds, and take the handlers off."""
     logging.captureWarnings(False)
     for name in ("py.warnings", "acme"):
-        _drop_handlers(logging.getLogger(name), timeout)
+        logger = logging.getLogger(name)
+        _drop_handlers(logger, timeout)
+        logger.propagate = True
 
 
 def _drop_handlers(logger: logging.Logger, timeout: float = CLOSE_TIMEOUT) -> None:
@@ -106,17 +106,16 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a record, and a line of its own about lines that were lost before it."""
         try:
-            line = self._format(_Line(record, self._process, self._mask))
-        except Exception:  # noqa: BLE001 - a bad format argument is the caller's bug: shown, never propagated
-            self.handleError(record)
-            return
-        self._sink.put(line.encode("utf-8"), 1)
+            self._put(record)
+        except Exception as error:  # noqa: BLE001 - the logging call's mistake, which must not stop its caller
+            where = f"{record.pathname}:{record.lineno}"
+            self._put(_notice(f"the logging call at {where} failed: {type(error).__name__}: {error}"))
         losses = self._sink.losses()
         if losses is not None:
-            notice = logging.makeLogRecord(
-                {"name": "acme.log", "levelno": logging.WARNING, "levelname": "WARNING", "msg": losses}
-            )
-            self._sink.put(self._format(_Line(notice, self._process, self._mask)).encode("utf-8"), 1)
+            self._put(_notice(losses))
+
+    def _put(self, record: logging.LogRecord) -> None:
+        self._sink.put(self._format(_Line(record, self._process, self._mask)).encode("utf-8"), 1)
 
     def finish(self, timeout: float) -> None:
         """Give the sink back; further records are not logged."""
@@ -128,6 +127,13 @@ class _Handler(logging.Handler):
         """What logging.shutdown() calls at exit."""
         self.finish(CLOSE_TIMEOUT)
         super().close()
+
+
+def _notice(message: str) -> logging.LogRecord:
+    """A warning of the log itself."""
+    return logging.makeLogRecord(
+        {"name": "acme.log", "levelno": logging.WARNING, "levelname": "WARNING", "msg": message}
+    )
 
 
 def _is_disconnect(record: logging.LogRecord) -> bool:
