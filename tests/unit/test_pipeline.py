@@ -1,0 +1,147 @@
+"""From a configuration to the callable that answers: what is loaded, wrapped, refused, and what costs
+nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import FakeRequest, receive
+
+from acme_wsgi import pipeline
+from acme_wsgi.config import Config, load
+from acme_wsgi.errors import BootError, ConfigError, HTTPError
+
+
+def application(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"application"]
+
+
+def user(request: Any) -> str:
+    return f"user {request.path_params['id']}"
+
+
+class Objects:
+    """Stands in for the loader: names to objects, and which were asked for."""
+
+    def __init__(self, **objects: object) -> None:
+        self.objects = objects
+        self.asked: list[tuple[str, str]] = []
+
+    def load(self, spec: str, where: str = "") -> object:
+        self.asked.append((spec, where))
+        return self.objects[spec.partition(":")[2]]
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Any:
+    def configure(routes: str) -> Config:
+        (tmp_path / "routes.yaml").write_text("routes:\n" + routes)
+        return load([str(tmp_path / "routes.yaml")], {})
+
+    return configure
+
+
+def compiled(config: Config, *, loader: Any = None) -> Any:
+    return pipeline.compile(config, loader or Objects(application=application, user=user))
+
+
+def test_every_type_of_route_answers(configured: Any) -> None:
+    dispatch = compiled(
+        configured(
+            "  - {path: /users/:id, type: handler, handler: 'm:user'}\n"
+            "  - {path: /old/*, type: redirect, redirect_to: /new$rest, status_code: 301}\n"
+            "  - {path: /*, type: wsgi, app: 'm:application'}\n"
+        )
+    )
+    assert receive(dispatch(FakeRequest("/users/7"))).body == b"user 7"
+    assert receive(dispatch(FakeRequest("/old/x"))).header("Location") == "/new/x"
+    assert receive(dispatch(FakeRequest("/"))).body == b"application"
+
+
+def test_methods_and_hosts_of_the_configuration_count(configured: Any) -> None:
+    dispatch = compiled(
+        configured("  - {path: /a, method: post, host: '*.Example.org', type: wsgi, app: 'm:application'}\n")
+    )
+    assert receive(dispatch(FakeRequest("/a", "POST", "www.example.org"))).body == b"application"
+    with pytest.raises(HTTPError, match="405"):
+        dispatch(FakeRequest("/a", "GET", "www.example.org"))
+    with pytest.raises(HTTPError, match="404"):
+        dispatch(FakeRequest("/a", "POST", "example.org"))
+
+
+def test_the_loader_hears_which_route_asks(configured: Any) -> None:
+    loader = Objects(application=application)
+    compiled(configured("  - {path: /a/*, type: wsgi, app: 'm:application'}\n"), loader=loader)
+    assert loader.asked == [("m:application", "route /a/*")]
+
+
+def test_limits_are_set_where_they_are_configured_and_nowhere_else(configured: Any) -> None:
+    dispatch = compiled(
+        configured(
+            "  - {path: /both, type: wsgi, app: 'm:application', timeout: 2m, max_body_size: 1KB}\n"
+            "  - {path: /time, type: wsgi, app: 'm:application', timeout: 1s}\n"
+            "  - {path: /size, type: wsgi, app: 'm:application', max_body_size: 5}\n"
+            "  - {path: /none, type: wsgi, app: 'm:application'}\n"
+        )
+    )
+    seen = {}
+    for path in ("/both", "/time", "/size", "/none"):
+        request = FakeRequest(path)
+        dispatch(request)
+        seen[path] = (request.timeout, request.body_limit)
+    assert seen == {"/both": (120.0, 1024), "/time": (1.0, None), "/size": (None, 5), "/none": (None, None)}
+    with pytest.raises(HTTPError, match="413"):
+        dispatch(FakeRequest("/size", "POST", body=b"123456"))
+
+
+def test_a_lone_application_is_the_dispatch_without_anything_around_it(configured: Any) -> None:
+    dispatch = compiled(configured("  - {path: /*, type: wsgi, app: 'm:application'}\n"))
+    assert dispatch.__code__.co_name == "handle"
+    assert dispatch.__module__ == "acme_wsgi.handlers.wsgi"
+
+
+@pytest.mark.parametrize("rest", ["type: static, root: /srv", "type: proxy, backend: 'http://127.0.0.1:1'"])
+def test_types_to_come_answer_501_and_warn_at_the_start(
+    configured: Any, caplog: pytest.LogCaptureFixture, rest: str
+) -> None:
+    config = configured(f"  - {{path: /s/*, {rest}}}\n")
+    with caplog.at_level(logging.WARNING):
+        dispatch = compiled(config)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"route /s/*: type {rest.split()[1].strip(',')} is not available in this version; it answers 501"
+    ]
+    with pytest.raises(HTTPError, match="501"):
+        dispatch(FakeRequest("/s/x"))
+
+
+def test_all_routes_that_cannot_work_are_named_at_once(configured: Any) -> None:
+    config = configured(
+        "  - {path: /a/:x, type: redirect, redirect_to: '/$y'}\n"
+        "  - {path: /b, type: redirect, redirect_to: /fine}\n"
+        "  - {path: /c, type: redirect, redirect_to: '/c$rest'}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        compiled(config)
+    assert [problem.key for problem in caught.value.problems] == ["routes[0]", "routes[2]"]
+
+
+def test_bad_patterns_are_found_before_anything_is_loaded(configured: Any) -> None:
+    loader = Objects(application=application)
+    config = configured(
+        "  - {path: /fine, type: wsgi, app: 'm:application'}\n"
+        "  - {path: /a/../b, type: wsgi, app: 'm:application'}\n"
+    )
+    with pytest.raises(ConfigError, match=r"routes\[1\].path: '/a/../b' can never match"):
+        compiled(config, loader=loader)
+    assert loader.asked == []
+
+
+def test_what_cannot_be_loaded_is_a_boot_error_with_its_route(configured: Any) -> None:
+    config = configured("  - {path: /x, type: handler, handler: 'nowhere_to_be_found:page'}\n")
+    with pytest.raises(BootError, match="route /x: nowhere_to_be_found:page: there is no module"):
+        pipeline.compile(config)
