@@ -77,7 +77,7 @@ prepare_environment() {
         "$VENV/bin/pip" install -q --disable-pip-version-check \
             'setuptools>=65' wheel 'Cython>=0.29.32' 'greenlet>=2.0.2' </dev/null
         "$VENV/bin/pip" install -q --disable-pip-version-check --no-build-isolation -e "$target" </dev/null
-        echo "$declared" >"$stamp"
+        echo "$declared" | tee "$stamp" >"$VENV/.acme-installed" # what an extra installs has the plain one in it
         echo "$sources" >"$VENV/.acme-compiled"
     elif [ "$(cat "$VENV/.acme-compiled" 2>/dev/null)" != "$sources" ]; then
         say "compiling"
