@@ -81,7 +81,10 @@ class AccessLog:
         if entries:
             batch = entries[:]
             entries.clear()
-            self._sink.put(self._format(batch), len(batch))
+            try:
+                self._sink.put(self._format(batch), len(batch))
+            except Exception:  # the caller is the event loop, which must not end for a line
+                _logger.exception("access log: %d lines could not be formatted", len(batch))
         losses = self._sink.losses()
         if losses is not None:
             _logger.warning("access log: %s", losses)
@@ -164,7 +167,7 @@ class CommonFormat:
 
     def _careful(self, entry: Entry) -> str:
         end, _, addr, method, target, protocol, status, size, referer, agent, _, _, _ = entry
-        addr = escape.apache(addr, MAX_FIELD).replace(" ", "\\x20") or "-"
+        addr = escape.apache(addr or "-", MAX_FIELD).replace(" ", "\\x20")
         line = escape.apache(f"{method} {target} {protocol}", MAX_FIELD)
         common = f'{addr} - - {self._stamp_of(int(end))} "{line}" {status} {size or "-"}'
         if not self._combined:
@@ -247,7 +250,9 @@ def _environ_key(header: str) -> str:
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
 
 
-def _field(value: str) -> str:
+def _field(value: object) -> str:
+    if not isinstance(value, str):  # an application has put something else into the environ
+        value = str(value)
     if not value.isascii():
         value = escape.wire(value)
     if len(value) > MAX_FIELD:

@@ -22,8 +22,12 @@ _WIDE = re.compile(r"[^\x00-\x7f]")
 _TEXT_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
-def apache(text: str, limit: int) -> str:
-    """A field of a `common` or `combined` line, escaped as Apache does, cut to ``limit`` characters."""
+def apache(value: object, limit: int) -> str:
+    """A field of a `common` or `combined` line, escaped as Apache does, cut to ``limit`` characters.
+
+    Not every value is a string: some come from an environ that an application has had in its hands.
+    """
+    text = value if isinstance(value, str) else str(value)
     if len(text) > limit:
         text = text[:limit] + "..."
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:

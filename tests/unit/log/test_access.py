@@ -165,6 +165,34 @@ def test_a_batch_is_its_lines_one_by_one(batch, is_combined):
     assert form(batch).decode() == "".join(form._careful(one) for one in batch)
 
 
+@pytest.mark.parametrize(
+    "form", [CommonFormat(True, NO_MASK), CommonFormat(False, NO_MASK), JsonFormat([], NO_MASK)]
+)
+@pytest.mark.parametrize("value", [7, b"bytes", ["a", "\n"], {"a": '"'}])
+def test_what_an_application_put_into_its_environ_is_shown_as_text(form, value):
+    line = form([entry(addr=value, referer=value, agent=value, host=value)]).decode("ascii")
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+
+
+class Unspeakable:
+    def __str__(self) -> str:
+        raise ArithmeticError("no words")
+
+
+@pytest.mark.parametrize("form", ["combined", "common", "json"])
+def test_a_line_that_cannot_be_written_does_not_stop_the_next(form, tmp_path, caplog):
+    log = AccessLog(settings(tmp_path / "log", form))
+    log.entries.append(entry(addr=Unspeakable()))
+    with caplog.at_level(logging.ERROR, "acme.log"):
+        log.flush()
+    assert "1 lines could not be formatted" in caplog.text
+    log.entries.append(entry(status=404))
+    log.close(10)
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert "404" in line
+
+
 @pytest.mark.parametrize("char", ["x", '"', "\xff"])
 def test_no_field_is_longer_than_the_bound(char):
     huge = char * (MAX_FIELD + 100_000)

@@ -25,7 +25,7 @@ def section(access="stdout", errors="stderr", form="combined"):
 
 def entry(target="/", agent="curl/8"):
     return (
-        time.time(), 1000, "127.0.0.1", "GET", target, "HTTP/1.1", 200, 13, None, agent, "localhost", "1", None
+        time.time(), 1000, "127.0.0.1", "GET", target, "HTTP/1.1", 200, 13, None, agent, "host", "1", None
     )
 """
 
