@@ -49,7 +49,7 @@ log = logging.getLogger("acme.worker")
 
 
 class Engine(Protocol):
-    """What a worker needs of the thing that serves; `acme_wsgi.connection.Engine` is the one in use."""
+    """What a worker needs of the thing that serves; `acme_wsgi.engine.Engine` is the one in use."""
 
     @property
     def open_requests(self) -> int: ...
@@ -168,11 +168,7 @@ def _build(task: Assignment, slot: Slot) -> tuple[Engine, Any]:
     from acme_wsgi.handlers.wsgi import FileWrapper
 
     logs.setup(task.config.logging, process=f"worker {task.index + 1}")
-    make_engine = task.make_engine
-    if make_engine is None:
-        from acme_wsgi import engine as engine_module
-
-        make_engine = engine_module.Engine
+    make_engine = task.make_engine or _engine_class()
     dispatch = pipeline.compile(task.config)
     access_log = logs.AccessLog(task.config.logging) if task.config.logging.access.enabled else None
     base_environ = {
@@ -191,6 +187,12 @@ def _build(task: Assignment, slot: Slot) -> tuple[Engine, Any]:
     for listener in task.listeners:
         engine.listen(listener.sock)
     return engine, access_log
+
+
+def _engine_class() -> Callable[..., Engine]:
+    from acme_wsgi import engine
+
+    return engine.Engine
 
 
 def _tune_gc() -> None:
