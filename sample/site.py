@@ -45,8 +45,8 @@ HOME = """<p>This site is served by ACME from <code>conf.d</code>. It is one WSG
 lines, written in plain blocking Python:</p>
 <ul>
 <li><a href="/request">Request</a>: the environment that the application gets.</li>
-<li><a href="/stream">Stream</a>: a generator that sleeps between its lines. A thousand visitors may read it at
-once: sleeping costs no thread.</li>
+<li><a href="/stream">Stream</a>: a generator that sleeps between its lines. A thousand visitors may
+read it at once: sleeping costs no thread.</li>
 <li><a href="/upload">Upload</a>: a file of any size that the limit allows, hashed while it arrives.</li>
 <li><a href="/source">Source</a>: this site's source, sent by the kernel straight from the file.</li>
 <li><a href="/broken">Error</a>: a handler that fails. The visitor sees an id, the log has the traceback.</li>
