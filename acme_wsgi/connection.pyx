@@ -104,7 +104,13 @@ cdef class Service:
 
 
 cdef class Request:
-    """One request: what the pipeline sees. `environ` is the whole WSGI environ."""
+    """One request: what the pipeline sees. `environ` is the whole WSGI environ.
+
+    Called, it is environ["wsgi.early_hints"].
+    """
+
+    def __call__(self, headers):
+        self.early_hints(headers)
 
     @property
     def params(self):
@@ -384,11 +390,14 @@ cdef class Connection(Stream):
         cdef Request request = Request.__new__(Request)
         cdef dict environ = <dict>PyDict_Copy(self.base_environ)
         cdef Body body = NO_BODY
+        cdef bint same
         request.connection = self
         request.environ = environ
         request.method = method_name(head)
         request.path = path
-        request.target = latin1(head.target, head.target_length)
+        # Most targets are their own path; one str serves for both.
+        same = head.plain_path and head.path_length == head.target_length
+        request.target = path if same else latin1(head.target, head.target_length)
         request.request_id = service.make_id()
         request.minor = head.minor
         request.head_only = head.method_length == 4 and request.method == "HEAD"
@@ -415,7 +424,7 @@ cdef class Connection(Stream):
         environ["RAW_URI"] = request.target
         environ["SERVER_PROTOCOL"] = HTTP_1_1 if head.minor else HTTP_1_0
         environ["wsgi.input"] = body
-        environ["wsgi.early_hints"] = request.early_hints
+        environ["wsgi.early_hints"] = request
         if self.port:
             environ["REMOTE_ADDR"] = self.address
             environ["REMOTE_PORT"] = str(self.port)

@@ -71,6 +71,12 @@ cdef long RESERVED = 256
 cdef int64_t DRAIN_LINGER_NS = 500000000
 
 
+# What every request sets. Standing in the dict that is copied, the keys make the copy large enough: it is not
+# rebuilt while a request fills it.
+EACH_REQUEST = ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "REQUEST_URI", "RAW_URI", "SERVER_PROTOCOL",
+                "REMOTE_ADDR", "wsgi.input", "wsgi.early_hints", "acme.request_id")
+
+
 cdef class Listener(Channel):
     """One listening socket, shared with the other workers."""
     cdef readonly object socket
@@ -163,7 +169,10 @@ cdef class Engine(Reactor):
             name, port = sock.getsockname()[:2]
             if name in ("0.0.0.0", "::"):
                 name = socket.gethostname()
-        listener.environ = dict(self.base_environ, SERVER_NAME=name, SERVER_PORT=str(port))
+        listener.environ = dict.fromkeys(EACH_REQUEST, "")
+        listener.environ.update(self.base_environ, SERVER_NAME=name, SERVER_PORT=str(port))
+        if sock.family != socket.AF_UNIX:
+            listener.environ["REMOTE_PORT"] = ""
         self.listeners.append(listener)
 
     def start(self):
