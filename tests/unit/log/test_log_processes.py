@@ -128,6 +128,25 @@ with open(sys.argv[1] + "/report", "w") as report:
     assert re.search(r"access log: \d+ lines for stdout were lost", (tmp_path / "error.log").read_text())
 
 
+@ways
+def test_an_output_in_non_blocking_mode_gets_every_line(way, tmp_path):
+    """Another process may have put the pipe we share into that mode; the writer then waits."""
+    code = """
+log.setup(section(errors=sys.argv[1] + "/error.log"), process="worker 1")
+os.set_blocking(1, False)
+access = log.AccessLog(section(access="stdout"))
+for i in range(40):
+    for j in range(100):
+        access.entries.append(entry("/%d-%s" % (i * 100 + j, "x" * 900)))
+    access.flush()
+access.close(20)
+log.close(10)
+os._exit(access._sink.dropped + access._sink.failed)
+"""
+    done = run(way + code, str(tmp_path))
+    assert re.findall(rb'"GET /(\d+)-x{900} HTTP/1.1" 200', done.stdout) == [b"%d" % i for i in range(4000)]
+
+
 def test_greenlets_run_while_the_writer_waits():
     """Under gevent a full pipe stops one thread; timers and other greenlets don't notice."""
     code = """
