@@ -85,20 +85,24 @@ class _Exchange(Response):
         if exc_info is not None or self.status:
             self._start_again(exc_info)
         try:
-            plain = status in good_statuses and type(headers) is list
-            if plain:
+            if status in good_statuses and type(headers) is list:
                 for name, _ in headers:
                     if name not in good_names:
-                        plain = False
                         break
+                else:
+                    self.status = status
+                    self.headers = headers
+                    return self
         except (TypeError, ValueError):  # unhashable, not a pair
-            plain = False
-        if not plain:
-            status = checked_status(status, self.application)
-            headers = checked_headers(headers, self.request, self.application)
-        self.status = status
-        self.headers = headers
+            pass
+        self.status, self.headers = self._checked(status, headers)
         return self
+
+    def _checked(self, status: str, headers: list[tuple[str, str]]) -> tuple[str, list[tuple[str, str]]]:
+        return (
+            checked_status(status, self.application),
+            checked_headers(headers, self.request, self.application),
+        )
 
     def __call__(self, data: bytes) -> None:
         """PEP 3333's write(): the first call sends the head, every call returns when `data` is on its way."""
