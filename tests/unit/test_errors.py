@@ -200,6 +200,7 @@ def test_nothing_in_a_page_is_raw(message, request_id, accept):
         ("text/html, application/json", False),
         ("text/html;q=0.9, application/json", False),
         ("text/html, application/json;q=0.9", True),
+        ("text/html, application/json;Q=0.9", True),
         ("text/html;q=0", False),
         ("text/*", True),
         ("text/*, text/html;q=0", False),
@@ -218,7 +219,7 @@ def test_what_accept_asks_for(accept, wants_html):
 
 
 ranges = st.sampled_from(["text/html", "text/*", "*/*", "application/json", "application/*", "image/png"])
-weights = st.sampled_from(["", ";q=1", ";q=0.001", ";q=0.5", ";q=0.8", "; q=0", ";Q=0.3"])
+weights = st.sampled_from(["", ";q=1", ";q=0.001", ";q=0.5", ";q=0.8", "; q=0"])
 
 
 @given(st.lists(st.tuples(ranges, weights), max_size=6, unique_by=lambda pair: pair[0]))
