@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .errors import Failed
 from .machine import pin
 
 # wrk reports through its own script hook: exact numbers instead of a rounded text. Nothing of it runs per
@@ -43,7 +44,7 @@ BROWSER_HEADERS = {
 HEADERS: dict[str, dict[str, str]] = {"lean": {}, "browser": BROWSER_HEADERS}
 
 
-class LoadFailed(Exception):
+class LoadFailed(Failed):
     """The generator failed, or the server didn't answer every request well."""
 
 

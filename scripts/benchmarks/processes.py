@@ -19,10 +19,12 @@ _PPID, _SESSION, _UTIME, _CSTIME = 1, 3, 11, 14
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a tree: resident (shared pages counted for each process) and proportional (counted once)."""
+    """Bytes of a tree: resident (shared pages counted for each process), proportional (counted once, as far
+    as the tree is alone in sharing them), and private (not shared with anyone)."""
 
     rss: int
     pss: int
+    private: int
 
 
 def _stat(pid: int) -> list[str] | None:
@@ -70,16 +72,15 @@ class ProcessTree:
         return ticks * TICK
 
     def memory(self) -> Memory:
-        """RSS and PSS of the tree, from /proc/PID/smaps_rollup."""
-        rss = pss = 0
+        """RSS, PSS and private memory of the tree, from /proc/PID/smaps_rollup."""
+        sums = dict.fromkeys(("Rss", "Pss", "Private_Clean", "Private_Dirty"), 0)
         for pid in self.pids():
             with contextlib.suppress(OSError):  # died since it was listed, or a zombie without memory
                 for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                    if line.startswith("Rss:"):
-                        rss += int(line.split()[1]) * 1024
-                    elif line.startswith("Pss:"):
-                        pss += int(line.split()[1]) * 1024
-        return Memory(rss, pss)
+                    name, _, value = line.partition(":")
+                    if name in sums:
+                        sums[name] += int(value.split()[0]) * 1024
+        return Memory(sums["Rss"], sums["Pss"], sums["Private_Clean"] + sums["Private_Dirty"])
 
     def stop(self, patience: float = 10.0) -> None:
         """SIGTERM to the root; SIGKILL to every member that is still there after `patience` seconds."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .apps import HELLO
+from .errors import Failed
 from .machine import Cores, free_port, pin
 from .peers import Launch, Peer, Site
 from .processes import ProcessTree
@@ -22,7 +23,7 @@ from .processes import ProcessTree
 START_PATIENCE = 30.0  # seconds from the command to the first right answer
 
 
-class ServerFailed(Exception):
+class ServerFailed(Failed):
     """The server didn't start, died, or answered wrongly; the text has the end of its output."""
 
 
@@ -57,7 +58,8 @@ def running(
 ) -> Iterator[Server]:
     """Start `peer` in a private directory below `base`, yield it once it answers, stop it whatever happens.
 
-    Raises ServerFailed when it doesn't answer rightly in time, or isn't there any more at the end.
+    Raises ServerFailed when it doesn't answer rightly in time, isn't there any more at the end, or the
+    measurement failed; with the end of what the server wrote.
     """
     with tempfile.TemporaryDirectory(prefix=f"{peer.name}-", dir=base) as name:
         directory = Path(name)
@@ -86,7 +88,11 @@ def running(
         try:
             server = Server(peer, launch, tree)
             _await_answer(server, process)
-            yield server
+            try:
+                yield server
+            except Failed as failure:  # what the server itself said belongs to it
+                ended = "" if process.poll() is None else f"; it ended, status {process.returncode}"
+                raise ServerFailed(f"{failure}{ended}\n{_tail(directory)}".rstrip()) from failure
             if not tree.stopped and process.poll() is not None:
                 raise ServerFailed(
                     f"{peer.name} ended by itself, status {process.returncode}\n{_tail(directory)}"

@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from ..load import Load, LoadFailed
+from ..errors import Failed
+from ..load import Load
 from ..machine import Cores, busy_seconds
 from ..peers import Peer
 from ..report import Table
-from ..server import Server, ServerFailed
+from ..server import Server
 
 T = TypeVar("T")
 Row = dict[str, Any]  # a table's row; its columns say what is in it
 
 
-class ScenarioFailed(Exception):
+class ScenarioFailed(Failed):
     """What was measured is not what the scenario promises; the text says what went wrong."""
 
 
@@ -45,7 +46,7 @@ class Context:
             return None
         try:
             return measure(self, peer)
-        except (LoadFailed, ScenarioFailed, ServerFailed) as failure:
+        except Failed as failure:
             self.failures[peer.name] = str(failure)
             progress(f"FAILED: {peer.name}: {failure}")
             return None

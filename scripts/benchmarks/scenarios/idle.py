@@ -20,6 +20,7 @@ COLUMNS = (
     Column("peer", "server"),
     Column("count", "connections", "{:,}"),
     Column("workers", "workers"),
+    Column("private_each", "private bytes each", "{:,.0f}"),
     Column("pss_each", "PSS bytes each", "{:,.0f}"),
     Column("rss_each", "RSS bytes each", "{:,.0f}"),
     Column("pss_before", "server before, MB", "{:.1f}"),
@@ -88,6 +89,7 @@ class Idle(Scenario):
             "peer": peer.name,
             "count": count,
             "workers": workers,
+            "private_each": (after.private - before.private) / count,
             "pss_each": (after.pss - before.pss) / count,
             "rss_each": (after.rss - before.rss) / count,
             "pss_before": before.pss / 1e6,
@@ -118,6 +120,6 @@ def _settled(server: Server, patience: float = 10.0) -> Memory:
     while True:
         time.sleep(0.5)
         now = server.tree.memory()
-        if abs(now.pss - last.pss) <= last.pss * 0.001 or time.monotonic() > deadline:
+        if abs(now.private - last.private) <= last.private * 0.001 or time.monotonic() > deadline:
             return now
         last = now
