@@ -122,7 +122,7 @@ def test_types_to_come_answer_501_and_warn_at_the_start(
 def test_all_routes_that_cannot_work_are_named_at_once(configured: Any) -> None:
     config = configured(
         "  - {path: /a/:x, type: redirect, redirect_to: '/$y'}\n"
-        "  - {path: /b, type: redirect, redirect_to: /fine}\n"
+        "  - {path: /b, type: redirect, redirect_to: '$scheme://$host/fine'}\n"
         "  - {path: /c, type: redirect, redirect_to: '/c$rest'}\n"
     )
     with pytest.raises(ConfigError) as caught:
