@@ -8,7 +8,6 @@ say on the scoreboard and through their boot pipes, and speaks to them in signal
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import select
@@ -17,34 +16,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any, NoReturn
 
 from acme_wsgi import __version__, cpus, limits, sockets, worker
 from acme_wsgi import log as logs
 from acme_wsgi.config import Config
-from acme_wsgi.errors import AcmeError, BootError, ConfigError, Problem
-from acme_wsgi.limits import ResourceError
-from acme_wsgi.scoreboard import Scoreboard, Slot
+from acme_wsgi.errors import AcmeError
+from acme_wsgi.scoreboard import Scoreboard
+from acme_wsgi.watch import STACK_DELAY, Child, Place, Watch, ended_how, log_with_stacks, start_error
 
 TICK = 0.5
 """Longest time between two looks at the workers, in seconds."""
-
-HEARTBEAT_MARGIN = 1.0
-"""Seconds beyond `server.timeout` before a worker counts as hung: its loop beats at least twice a second."""
-
-BLOCKED_AFTER = 5.0
-"""A loop that has stood still this long (or half of `server.timeout`) is reported while it still does."""
-
-BOOT_LIMIT = 600.0
-"""Seconds after which a worker that is still loading its application is given up."""
-
-_STACK_DELAY = 0.3  # between asking a process for its stacks and reading them
-_MAX_STACK = 32 * 1024
-_MAX_REPORT = 256 * 1024
-_BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 30.0
-_YOUNG = 1.0  # a worker that dies sooner after it got ready was never well
-_GAP = 2.0  # the arbiter itself was stopped if a round took this long,
-_AFTER_GAP = 5.0  # and for so long no heartbeat is judged
 
 _SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD,
@@ -53,41 +35,6 @@ _SIGNALS = (
 _WITHOUT_EFFECT = (signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2)
 
 log = logging.getLogger("acme.arbiter")
-
-
-@dataclass(slots=True)
-class _Child:
-    """A worker process as its arbiter sees it. Times are monotonic seconds, 0 for "not yet"."""
-
-    pid: int
-    slot: Slot
-    number: int
-    forked: float
-    report: int  # reading end of the boot pipe, -1 once it has been read
-    said: bytes = b""
-    ready: float = 0.0
-    reported: bool = False  # this standstill is in the log already
-    asked: float = 0.0  # when it was asked for its stacks
-    killed: str = ""  # why we killed it
-
-    @property
-    def name(self) -> str:
-        return f"worker {self.number} (pid {self.pid})"
-
-
-@dataclass(slots=True)
-class _Place:
-    """A worker's place: it outlives the processes that take it in turn.
-
-    :ivar failures: quick deaths in a row; the pause before the next start grows with them
-    """
-
-    index: int
-    slot: Slot
-    stacks: IO[bytes]
-    child: _Child | None = None
-    failures: int = 0
-    start_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -102,7 +49,7 @@ class Arbiter:
     config: Config
     environ: Any = field(default_factory=lambda: os.environ)
     make_engine: Callable[..., worker.Engine] | None = None
-    _places: list[_Place] = field(default_factory=list)
+    _places: list[Place] = field(default_factory=list)
     _listeners: list[sockets.Listener] = field(default_factory=list)
     _board: Scoreboard | None = None
     _pipe: tuple[int, int] = (-1, -1)
@@ -110,8 +57,6 @@ class Arbiter:
     _stop_by: float = 0.0  # 0 while running; after it, workers that still live are killed
     _quick: bool = False
     _failed: AcmeError | None = None
-    _last_round: float = 0.0
-    _judge_from: float = 0.0
 
     # -- the life of the server ----------
 
@@ -141,6 +86,9 @@ class Arbiter:
         finally:
             self._take_down()
         if self._failed is not None:
+            if self.config.logging.output != "stderr":  # whoever raised it goes on to tell it there
+                trace = getattr(self._failed, "traceback", "")
+                log_with_stacks(logging.CRITICAL, f"cannot start: {self._failed}", trace)
             raise self._failed
         log.info("stopped")
         return 0
@@ -149,7 +97,7 @@ class Arbiter:
         self._board = Scoreboard(workers)
         for index in range(workers):
             memory = os.memfd_create(f"acme-stacks-{index + 1}", os.MFD_CLOEXEC)
-            self._places.append(_Place(index, self._board.slot(index), os.fdopen(memory, "w+b", buffering=0)))
+            self._places.append(Place(index, self._board.slot(index), os.fdopen(memory, "w+b", buffering=0)))
         self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         for number in (*_SIGNALS, *_WITHOUT_EFFECT):
@@ -173,20 +121,22 @@ class Arbiter:
             )
 
     def _loop(self) -> None:
-        self._last_round = time.monotonic()
+        watch = Watch(self.config.server.timeout)
         while True:
             self._start_missing()
             self._wait()
-            self._note_gap()
+            watch.new_round()
             self._work_off_signals()
-            self._read_reports()
+            for place in self._places:
+                if place.child is not None:
+                    place.child.read_report()
             self._reap()
             if self._stop_by:
                 if not any(place.child for place in self._places):
                     return
                 self._hurry_up()
             else:
-                self._watch_all()
+                watch.look(self._places)
                 self._announce()
 
     def _wait(self) -> None:
@@ -200,16 +150,8 @@ class Arbiter:
             elif place.child.report >= 0:
                 poll.register(place.child.report, select.POLLIN)
             if place.child is not None and place.child.asked:
-                wait = _STACK_DELAY
+                wait = STACK_DELAY
         poll.poll(wait * 1000)
-
-    def _note_gap(self) -> None:
-        """After the machine or this process was stopped, old heartbeats prove nothing."""
-        now = time.monotonic()
-        if now - self._last_round > _GAP:
-            self._judge_from = now + _AFTER_GAP
-            log.info("the arbiter was stopped for %.1f s", now - self._last_round)
-        self._last_round = now
 
     def _announce(self) -> None:
         """Say once that all workers serve."""
@@ -263,7 +205,7 @@ class Arbiter:
         for place in self._places:
             child = place.child
             if child is not None and not child.killed:
-                self._kill(child, "it did not stop in time")
+                child.kill("it did not stop in time")
 
     # -- starting and ending of workers ----------
 
@@ -275,32 +217,45 @@ class Arbiter:
             if place.child is None and now >= place.start_at:
                 self._start(place)
 
-    def _start(self, place: _Place) -> None:
+    def _start(self, place: Place) -> None:
+        place.forget_stacks()
+        try:
+            place.child = self._fork(place)
+        except OSError as error:  # no process or descriptor to be had: it may pass
+            pause = place.postpone()
+            log.error("worker %d cannot be started: %s; trying again in %g s", place.index + 1, error, pause)
+
+    def _fork(self, place: Place) -> Child:
+        """Start a worker; raises OSError when the kernel refuses."""
         assert self._board is not None
-        _empty(place.stacks)
-        reading, writing = os.pipe2(os.O_CLOEXEC)
         arbiter = os.getpid()
+        reading, writing = os.pipe2(os.O_CLOEXEC)
         # Until the child has let go of the arbiter's signal pipe, a signal to it would look like one to us.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        pid = os.fork()
-        if pid == 0:
-            task = worker.Assignment(
-                config=self.config,
-                listeners=self._listeners,
-                board=self._board,
-                index=place.index,
-                arbiter=arbiter,
-                report=writing,
-                stacks=place.stacks,
-                make_engine=self.make_engine,
-            )
-            self._become_worker(task, reading, before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(writing)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                task = worker.Assignment(
+                    config=self.config,
+                    listeners=self._listeners,
+                    board=self._board,
+                    index=place.index,
+                    arbiter=arbiter,
+                    report=writing,
+                    stacks=place.stacks,
+                    make_engine=self.make_engine,
+                )
+                self._become_worker(task, reading, before)
+        except OSError:
+            os.close(reading)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(writing)
         os.set_blocking(reading, False)
-        place.child = _Child(pid, place.slot, place.index + 1, time.monotonic(), reading)
+        return Child(pid, place.slot, place.index + 1, time.monotonic(), reading)
 
-    def _become_worker(self, task: worker.Assignment, reading: int, mask: Any) -> None:
+    def _become_worker(self, task: worker.Assignment, reading: int, mask: Any) -> NoReturn:
         """In the child: shed everything of the arbiter's, work, and never return."""
         status = 1
         try:
@@ -333,108 +288,26 @@ class Arbiter:
                 if place.child is not None and place.child.pid == pid:
                     self._bury(place, place.child, status)
 
-    def _bury(self, place: _Place, child: _Child, status: int) -> None:
-        self._read_report(child)
-        if child.report >= 0:
-            os.close(child.report)
-        now = time.monotonic()
+    def _bury(self, place: Place, child: Child, status: int) -> None:
+        child.read_report()
+        child.close_report()
         in_hand = place.slot.snapshot()["in_flight"]
         place.child = None
         place.slot.reset_gauges()
-        if self._stop_by:
-            if not self._failed and (in_hand or status):
-                log.warning("%s %s with %d requests in its hands", child.name, ended_how(status), in_hand)
-            return
-        if not child.ready and not self._announced:
-            self._give_up(child, status, _text(place.stacks))
-            return
-        self._mourn(place, child, status, in_hand, now)
+        if not self._stop_by:
+            if child.ready or self._announced:
+                place.mourn(child, status, in_hand)
+            else:
+                self._give_up(start_error(child, status, place.read_stacks()))
+        elif not self._failed and (in_hand or status):
+            log.warning("%s %s with %d requests in its hands", child.name, ended_how(status), in_hand)
 
-    def _mourn(self, place: _Place, child: _Child, status: int, in_hand: int, now: float) -> None:
-        """A worker died on its own: say so, and decide when the next one starts."""
-        young = not child.ready or now - child.ready < _YOUNG
-        place.failures = place.failures + 1 if young else 0
-        pause = backoff(place.failures)
-        place.start_at = now + pause
-        why = f" ({child.killed})" if child.killed else ""
-        detail = "" if child.killed else _text(place.stacks)  # what it wrote when it crashed
-        if not child.ready:
-            error = _boot_error(child, status, detail)
-            why, detail = f" ({error})", getattr(error, "traceback", "")
-        lived, then = now - child.forked, f"in {pause:g} s" if pause else "now"
-        _log_with_stacks(
-            logging.ERROR,
-            f"{child.name} {ended_how(status)} after {lived:.1f} s, with {in_hand} requests in its hands"
-            f"{why}; a new one starts {then}",
-            detail,
-        )
-
-    def _give_up(self, child: _Child, status: int, stacks: str) -> None:
+    def _give_up(self, error: AcmeError) -> None:
         """The server has never been up: a worker that can't start now won't start the next time either."""
-        self._failed = self._failed or _boot_error(child, status, stacks)
+        self._failed = error
         self._quick = True
         self._stop_by = time.monotonic() + worker.STOP_MARGIN
         self._tell_all(signal.SIGQUIT)
-
-    # -- watching ----------
-
-    def _read_reports(self) -> None:
-        for place in self._places:
-            if place.child is not None:
-                self._read_report(place.child)
-
-    def _read_report(self, child: _Child) -> None:
-        with suppress(BlockingIOError):
-            while child.report >= 0:
-                said = os.read(child.report, 65536)
-                child.said += said
-                if not said or len(child.said) > _MAX_REPORT:
-                    os.close(child.report)
-                    child.report = -1
-        if child.report < 0 and not child.ready and child.said.startswith(b'{"ready"'):
-            child.ready = time.monotonic()
-            log.info("%s ready after %.1f s", child.name, child.ready - child.forked)
-
-    def _watch_all(self) -> None:
-        now = time.monotonic()
-        if now < self._judge_from:
-            return
-        for place in self._places:
-            if place.child is not None and not place.child.killed:
-                self._watch(place, place.child, now)
-
-    def _watch(self, place: _Place, child: _Child, now: float) -> None:
-        """Report a worker that stands still, and replace it when it has for too long."""
-        timeout = self.config.server.timeout
-        still = now - (place.slot.heartbeat / 1e9 if child.ready else child.forked)
-        limit = timeout + HEARTBEAT_MARGIN if child.ready else max(BOOT_LIMIT, timeout)
-        early = min(BLOCKED_AFTER, timeout / 2) if child.ready else max(timeout, BLOCKED_AFTER)
-        if child.asked:
-            if now - child.asked >= _STACK_DELAY:
-                child.asked = 0.0
-                self._judge(place, child, still, limit)
-        elif still >= limit or (still >= early and not child.reported):
-            _empty(place.stacks)
-            os.kill(child.pid, worker.STACK_SIGNAL)
-            child.asked = now
-        elif still < early:
-            child.reported = False
-
-    def _judge(self, place: _Place, child: _Child, still: float, limit: float) -> None:
-        """The stacks have been asked for and are here, as far as the process could write them."""
-        doing = "has stood still" if child.ready else "has been starting"
-        stacks = _text(place.stacks) or "(it did not answer: stopped, or stuck in the kernel)"
-        if still < limit:
-            child.reported = True
-            _log_with_stacks(logging.WARNING, f"{child.name} {doing} for {still:.1f} s; it is here:", stacks)
-            return
-        text = f"{child.name} {doing} for {still:.1f} s and is replaced; it hung here:"
-        _log_with_stacks(logging.ERROR, text, stacks)
-        self._kill(child, f"{doing.removeprefix('has ')} for {still:.1f} s")
-
-    def _kill(self, child: _Child, why: str) -> None:
-        child.killed = why
-        os.kill(child.pid, signal.SIGKILL)
 
     def _take_down(self) -> None:
         """Whatever happened, leave no process, no socket file and no handler behind."""
@@ -454,54 +327,5 @@ class Arbiter:
             self._pipe = (-1, -1)
 
 
-def backoff(failures: int) -> float:
-    """Seconds to wait before the next start after so many quick deaths in a row: doubling, bounded."""
-    return min(_BACKOFF_FIRST * 2 ** min(failures - 1, 20), _BACKOFF_MOST) if failures else 0.0
-
-
-def _boot_error(child: _Child, status: int, stacks: str) -> AcmeError:
-    """What a worker said of its failed start, or what can be told of one that said nothing."""
-    try:
-        said = json.loads(child.said)
-    except ValueError:
-        why = f" ({child.killed})" if child.killed else ""
-        return BootError(f"worker {child.number}", f"{ended_how(status)} while starting{why}", stacks)
-    if "problems" in said:
-        return ConfigError(Problem(*problem) for problem in said["problems"])
-    if "limit" in said:
-        return ResourceError(said["limit"])
-    return BootError(said["where"], said["cause"], said["traceback"])
-
-
 def _nothing(_number: int, _frame: object) -> None:
     """A signal handler that leaves all to the loop."""
-
-
-def ended_how(status: int) -> str:
-    """A wait status in words: ``exited with status 3``, ``was ended by SIGSEGV``."""
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return f"exited with status {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
-
-
-def _log_with_stacks(level: int, text: str, stacks: str) -> None:
-    """Log a line with stacks as its traceback, in whatever form the log gives a traceback."""
-    if log.isEnabledFor(level):
-        log.handle(log.makeRecord(log.name, level, __file__, 0, text, (), None, sinfo=stacks or None))
-
-
-# -- the file that stacks are written to ----------
-
-
-def _empty(stacks: IO[bytes]) -> None:
-    # Worker and arbiter share one file position: the worker's next word starts where this leaves it.
-    stacks.seek(0)
-    stacks.truncate()
-
-
-def _text(stacks: IO[bytes]) -> str:
-    return os.pread(stacks.fileno(), _MAX_STACK, 0).decode(errors="replace").rstrip()

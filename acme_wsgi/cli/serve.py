@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Arbiter(config).run()
     except AcmeError as error:
         return _failed(error)
+    except KeyboardInterrupt:  # before the arbiter has taken the signals over
+        return 128 + signal.SIGINT
 
 
 def _checked(config: Config) -> int:

@@ -8,11 +8,11 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from acme_wsgi import arbiter
+from acme_wsgi import arbiter, watch
 from acme_wsgi.arbiter import Arbiter
 from acme_wsgi.config import load
 from acme_wsgi.errors import BootError, ConfigError, Problem
@@ -24,28 +24,28 @@ from acme_wsgi.scoreboard import Scoreboard
     ("failures", "pause"), [(0, 0.0), (1, 0.1), (2, 0.2), (5, 1.6), (9, 25.6), (10, 30.0), (10**6, 30.0)]
 )
 def test_pauses_before_a_new_start_double_up_to_a_bound(failures: int, pause: float) -> None:
-    assert arbiter.backoff(failures) == pytest.approx(pause)
+    assert watch.backoff(failures) == pytest.approx(pause)
 
 
 def test_an_end_in_words() -> None:
-    assert arbiter.ended_how(3 << 8) == "exited with status 3"
-    assert arbiter.ended_how(signal.SIGSEGV) == "was ended by SIGSEGV"
-    assert arbiter.ended_how(50) == "was ended by signal 50"
+    assert watch.ended_how(3 << 8) == "exited with status 3"
+    assert watch.ended_how(signal.SIGSEGV) == "was ended by SIGSEGV"
+    assert watch.ended_how(50) == "was ended by signal 50"
 
 
-def child(said: object = None, **facts: Any) -> arbiter._Child:
+def child(said: object = None, **facts: Any) -> watch.Child:
     slot = Scoreboard(1).slot(0)
     text = b"" if said is None else json.dumps(said).encode() + b"\n"
-    return arbiter._Child(pid=4711, slot=slot, number=1, forked=0.0, report=-1, said=text, **facts)
+    return watch.Child(pid=4711, slot=slot, number=1, forked=0.0, report=-1, said=text, **facts)
 
 
 def test_what_a_worker_said_of_its_failed_start_is_what_is_raised() -> None:
-    error = arbiter._boot_error(child({"where": "route /*", "cause": "E: x", "traceback": "T"}), 3 << 8, "")
+    error = watch.start_error(child({"where": "route /*", "cause": "E: x", "traceback": "T"}), 3 << 8, "")
     assert isinstance(error, BootError)
     assert (error.where, error.cause, error.traceback) == ("route /*", "E: x", "T")
-    error = arbiter._boot_error(child({"problems": [["f", 1, 2, "k", "bad", None]]}), 78 << 8, "")
+    error = watch.start_error(child({"problems": [["f", 1, 2, "k", "bad", None]]}), 78 << 8, "")
     assert isinstance(error, ConfigError) and error.problems == (Problem("f", 1, 2, "k", "bad"),)
-    error = arbiter._boot_error(child({"limit": "too small"}), 1 << 8, "")
+    error = watch.start_error(child({"limit": "too small"}), 1 << 8, "")
     assert isinstance(error, ResourceError) and str(error) == "too small"
 
 
@@ -53,7 +53,7 @@ def test_what_a_worker_said_of_its_failed_start_is_what_is_raised() -> None:
 def test_a_worker_that_died_without_a_word_is_told_with_its_stacks(said: bytes) -> None:
     dead = child(killed="was starting for 700.0 s")
     dead.said = said
-    error = arbiter._boot_error(dead, signal.SIGKILL, "in f")
+    error = watch.start_error(dead, signal.SIGKILL, "in f")
     assert isinstance(error, BootError)
     assert error.cause == "was ended by SIGKILL while starting (was starting for 700.0 s)"
     assert error.traceback == "in f"
@@ -65,19 +65,20 @@ def test_a_worker_that_died_without_a_word_is_told_with_its_stacks(said: bytes) 
 class Watched:
     """An arbiter with one worker that is only a record, on a clock of its own; signals are noted down."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, timeout: str = "10s") -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, timeout: float = 10.0) -> None:
         self.signals: list[int] = []
         self.logged: list[str] = []
         self.now = 0.0
-        self.slot: Any = SimpleNamespace(heartbeat=0)
+        self.slot = cast(Any, SimpleNamespace(heartbeat=0))
         self.stacks = open(tmp_path / "stacks", "w+b", buffering=0)  # noqa: SIM115
-        self.child = arbiter._Child(4711, self.slot, 1, forked=-1.0, report=-1, ready=-0.5)
-        self.arbiter = Arbiter(load(sets=[f"server.timeout={timeout}"]), environ={})
-        self.arbiter._places = [arbiter._Place(0, self.slot, self.stacks, self.child)]
+        self.child = watch.Child(4711, self.slot, 1, forked=-1.0, report=-1, ready=-0.5)
+        self.place = watch.Place(0, self.slot, self.stacks, self.child)
         clock = SimpleNamespace(monotonic=lambda: self.now)
-        monkeypatch.setattr(arbiter, "time", clock)
-        monkeypatch.setattr(arbiter.os, "kill", lambda pid, number: self.signals.append(number))
-        monkeypatch.setattr(arbiter, "_log_with_stacks", self._note)
+        for module in (watch, arbiter):
+            monkeypatch.setattr(module, "time", clock)
+        self.watch = watch.Watch(timeout)
+        monkeypatch.setattr(os, "kill", lambda pid, number: self.signals.append(number))
+        monkeypatch.setattr(watch, "log_with_stacks", self._note)
 
     def _note(self, _level: int, text: str, stacks: str) -> None:
         self.logged.append(f"{text}\n{stacks}")
@@ -90,7 +91,7 @@ class Watched:
     def at(self, seconds: float) -> Watched:
         """The arbiter looks at this time."""
         self.now = seconds
-        self.arbiter._watch_all()
+        self.watch.look([self.place])
         return self
 
 
@@ -110,7 +111,7 @@ def test_a_standstill_is_reported_once_while_it_lasts(watched: Callable[..., Wat
     case.at(5.2).at(5.5).at(6.0).at(7.0).at(9.0)
     assert case.signals == [signal.SIGUSR2]
     [report] = case.logged
-    assert "has stood still for 5.5 s" in report and "line 3 in f" in report
+    assert "has stood still for 5.1 s; it is here:" in report and "line 3 in f" in report
     case.beats(9.5).at(9.9).at(15.0)
     assert case.signals == [signal.SIGUSR2] * 2, "the next standstill is another one"
 
@@ -129,6 +130,7 @@ def test_a_standstill_past_the_timeout_is_the_end(watched: Callable[..., Watched
 def test_a_worker_that_comes_back_at_the_last_moment_is_spared(watched: Callable[..., Watched]) -> None:
     case = watched().at(11.1).beats(11.2).at(11.5)
     assert signal.SIGKILL not in case.signals
+    assert "has stood still for 11.1 s and goes on now" in case.logged[-1]
 
 
 def test_after_the_arbiter_was_stopped_itself_no_heartbeat_is_judged_at_first(
@@ -136,14 +138,14 @@ def test_after_the_arbiter_was_stopped_itself_no_heartbeat_is_judged_at_first(
 ) -> None:
     case = watched()
     case.now = 100.0
-    case.arbiter._note_gap()
+    case.watch.new_round()
     assert case.at(100.0).signals == []
     assert case.at(104.0).signals == []
     assert case.at(106.0).signals == [signal.SIGUSR2], "but a worker that stays still is noticed"
 
 
 def test_short_timeouts_shorten_the_early_report_too(watched: Callable[..., Watched]) -> None:
-    case = watched(timeout="1s").at(0.4)
+    case = watched(timeout=1.0).at(0.4)
     assert case.signals == []
     assert case.at(0.6).signals == [signal.SIGUSR2]
 
@@ -156,3 +158,25 @@ def test_a_worker_that_is_still_starting_gets_its_time(watched: Callable[..., Wa
     assert case.signals == [signal.SIGUSR2] and "has been starting for" in case.logged[0]
     case.at(601.0).at(601.5)
     assert case.signals[-1] == signal.SIGKILL
+
+
+def test_a_fork_that_the_kernel_refuses_is_tried_again_later(
+    watched: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    case = watched()
+    place = case.place
+    place.child = None
+    tree = Arbiter(load(), environ={})
+    tree._board, tree._places = Scoreboard(1), [place]
+    monkeypatch.setattr(os, "fork", refuse)
+    descriptors = set(Path("/proc/self/fd").iterdir())
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    for pause in (0.1, 0.2, 0.4):
+        case.now = place.start_at
+        tree._start_missing()
+        assert place.child is None and place.start_at == pytest.approx(case.now + pause)
+    assert set(Path("/proc/self/fd").iterdir()) == descriptors
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask

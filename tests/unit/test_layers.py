@@ -22,6 +22,7 @@ FLOORS = {
     "cli": 7,
     "__main__": 7,
     "arbiter": 6,
+    "watch": 6,
     "worker": 6,
     "control": 6,
     "sockets": 6,
@@ -51,7 +52,7 @@ ONE_ROOM = (4, 5, 6, 7)
 # What may run in the parent. Imports inside functions count too, except in the worker: its module is loaded
 # before the fork, and its functions run after it.
 WITHOUT_GEVENT = (
-    "arbiter", "sockets", "control", "worker", "limits", "cpus", "config", "cli", "log", "errors", "units",
+    "arbiter", "watch", "sockets", "control", "worker", "limits", "cpus", "config", "cli", "log", "errors", "units",
     "__main__",
 )  # fmt: skip
 AFTER_THE_FORK = ("worker",)
