@@ -238,14 +238,27 @@ class Router:
         specific = self._exact or self._prefix or self._parameter or self._regex
         if not specific and self._fallback and self._fallback[0].always is not None:
             return self._fallback[0].always
-        certain = {path: choice.always for path, choice in self._exact.items() if choice.always is not None}
-        if not certain:
-            return self.route
-        find, route = certain.get, self.route
+        exact, prefixes, route = self._exact.get, self._prefix.get, self.route
+        any_prefix = bool(self._prefix)
+        tried_in_turn = self._parameter or self._regex
+        last = self._fallback[0] if self._fallback and not tried_in_turn else None
 
         def dispatch(request: Request) -> Response:
-            handler = find(request.path)
-            return handler(request) if handler is not None else route(request)
+            # The most specific table entry; if it asks for neither host nor method, it is the answer.
+            path = request.path
+            choice = exact(path)
+            if choice is None:
+                head = path if any_prefix else ""
+                while head:
+                    choice = prefixes(head)
+                    if choice is not None:
+                        break
+                    head = head[: head.rfind("/")] if "/" in head else ""
+                else:
+                    choice = last
+            if choice is not None and choice.always is not None:
+                return choice.always(request)
+            return route(request)
 
         return dispatch
 

@@ -224,7 +224,9 @@ def file_name(text: str) -> None:
 
 def redirect_target(text: str) -> None:
     """Where a redirect leads: a path or a URL, which a Location field can carry."""
-    if not text.startswith(("/", "http://", "https://", "$scheme://")) or any(ord(char) <= 0x20 for char in text):
+    if not text.startswith(("/", "http://", "https://", "$scheme://")) or any(
+        ord(char) <= 0x20 for char in text
+    ):
         raise ValueError("a path or an http:// or https:// URL, without spaces")
 
 
