@@ -22,9 +22,10 @@ _DURATION = re.compile(_NUMBER + r" ?(ms|s|m|h|d)?")
 _SIZE = re.compile(_NUMBER + r" ?([KMGT]?B)?", re.IGNORECASE)
 _PERCENT = re.compile(_NUMBER + r" ?(%)?")
 
-_DURATION_FORMS: Final = "a duration is a number of seconds or a number with ms, s, m, h or d (500ms, 30s, 5m)"
-_SIZE_FORMS: Final = "a size is a number of bytes or a number with KB, MB, GB or TB (10MB; 1KB = 1024 bytes)"
-_PERCENT_FORMS: Final = "a percentage is 0% to 100% or a fraction from 0 to 1 (90% or 0.9)"
+# What each text is, in words: the message with which anything else is refused.
+DURATION_FORMS: Final = "a duration is a number of seconds or a number with ms, s, m, h or d (500ms, 30s, 5m)"
+SIZE_FORMS: Final = "a size is a number of bytes or a number with KB, MB, GB or TB (10MB; 1KB = 1024 bytes)"
+PERCENT_FORMS: Final = "a percentage is 0% to 100% or a fraction from 0 to 1 (90% or 0.9)"
 
 
 def parse_duration(value: str | int | float) -> float:
@@ -34,7 +35,7 @@ def parse_duration(value: str | int | float) -> float:
     """
     match = _DURATION.fullmatch(_text(value))
     if match is None:
-        raise ValueError(_DURATION_FORMS)
+        raise ValueError(DURATION_FORMS)
     number, unit = Decimal(match[1]), match[2]
     if unit == "ms":
         return float(number / 1000)
@@ -48,7 +49,7 @@ def parse_size(value: str | int | float) -> int:
     """
     match = _SIZE.fullmatch(_text(value))
     if match is None:
-        raise ValueError(_SIZE_FORMS)
+        raise ValueError(SIZE_FORMS)
     size = Decimal(match[1]) * SIZE_UNITS[(match[2] or "B").upper()]
     if size != size.to_integral_value():
         raise ValueError("not a whole number of bytes")
@@ -62,10 +63,10 @@ def parse_percent(value: str | int | float) -> float:
     """
     match = _PERCENT.fullmatch(_text(value))
     if match is None:
-        raise ValueError(_PERCENT_FORMS)
+        raise ValueError(PERCENT_FORMS)
     fraction = Decimal(match[1]) / 100 if match[2] else Decimal(match[1])
     if fraction > 1:
-        raise ValueError(_PERCENT_FORMS)
+        raise ValueError(PERCENT_FORMS)
     return float(fraction)
 
 
@@ -92,7 +93,7 @@ def format_size(size: int) -> str:
     Raises ValueError for a negative number.
     """
     if size < 0:
-        raise ValueError(_SIZE_FORMS)
+        raise ValueError(SIZE_FORMS)
     for unit, length in SIZE_UNITS.items():
         if unit != "B" and size and size % length == 0:
             return f"{size // length}{unit}"
@@ -103,7 +104,7 @@ def format_percent(fraction: float) -> str:
     """`fraction` (0.0 to 1.0) as a percentage: ``0.9`` -> ``90%``. Raises ValueError outside that range."""
     exact = _decimal(fraction)
     if exact > 1:
-        raise ValueError(_PERCENT_FORMS)
+        raise ValueError(PERCENT_FORMS)
     return f"{(exact * 100).normalize():f}%"
 
 

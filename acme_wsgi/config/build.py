@@ -25,7 +25,7 @@ from acme_wsgi.config.keys import (
     specs,
     walk,
 )
-from acme_wsgi.config.kinds import Choice, Hinted, Scalar, nearest
+from acme_wsgi.config.kinds import Choice, Scalar, nearest
 from acme_wsgi.config.merge import identity_of
 from acme_wsgi.config.nodes import Leaf, Map, Node, Place, Seq
 from acme_wsgi.config.problems import Conflict, Unreadable
@@ -233,22 +233,18 @@ class Builder:
     def _checked(self, spec: Spec, kind: Scalar, leaf: Leaf, dotted: str, check: bool) -> object:
         try:
             value = kind.read(leaf.text, leaf.plain)
-        except Hinted as error:
-            return self._wrong(spec, leaf, dotted, str(error), error.hint)
         except ValueError as error:
-            return self._wrong(
-                spec, leaf, dotted, _allowed(spec, kind) if kind.word in str(error) else str(error)
-            )
+            known = str(error) in (kind.word, kind.refusal)
+            allowed = _allowed(spec, kind) if known else str(error)
+            return self._wrong(spec, leaf, dotted, allowed, getattr(error, "hint", None))
         low, high = kind.limits(spec.key.minimum, spec.key.maximum)
         if (low is not None and value < low) or (high is not None and value > high):
             return self._wrong(spec, leaf, dotted, _allowed(spec, kind))
         if spec.key.check and check:
             try:
                 spec.key.check(str(value))
-            except Hinted as error:
-                return self._wrong(spec, leaf, dotted, str(error), error.hint)
             except ValueError as error:
-                return self._wrong(spec, leaf, dotted, str(error))
+                return self._wrong(spec, leaf, dotted, str(error), getattr(error, "hint", None))
         return value
 
     def _wrong(self, spec: Spec, node: Node, dotted: str, allowed: str, hint: str | None = None) -> _Bad:

@@ -179,6 +179,17 @@ class _Checks:
             yield from self._route_backends(route, dotted)
         if route.middleware:
             yield from self._middleware(route.middleware, f"{dotted}.middleware")
+        yield from self._route_sections(route, dotted)
+
+    def _route_sections(self, route: Route, dotted: str) -> Iterator[Problem]:
+        """What a route's own sections say together with what they take over from the server's."""
+        health = route.health_check
+        if health and health.timeout > health.interval and self._ok(f"{dotted}.health_check"):
+            where = self.places.get(f"{dotted}.health_check.interval", "from load_balancing.health_check")
+            message = f"above interval ({where})"
+            yield Conflict.at(
+                self._place(f"{dotted}.health_check.timeout"), f"{dotted}.health_check.timeout", message
+            )
         compression = route.compression
         if compression and compression.min_size > compression.max_size and self._ok(f"{dotted}.compression"):
             message = (

@@ -44,6 +44,8 @@ class Scalar:
     """A kind of value that one YAML scalar holds."""
 
     word = ""
+    #: What a plain refusal says; any other message of `read` knows more than `allowed` does.
+    refusal = ""
 
     def read(self, text: str, plain: bool) -> Any:
         """The value that `text` means; `plain` is False where it stood in quotes. Raises ValueError."""
@@ -103,6 +105,7 @@ class _Int(Scalar):
 
 class _Duration(Scalar):
     word = "a duration (500ms, 30s, 5m, 2h, 30d or seconds)"
+    refusal = units.DURATION_FORMS
 
     def read(self, text: str, plain: bool) -> float:
         return units.parse_duration(text)
@@ -116,6 +119,7 @@ class _Duration(Scalar):
 
 class _Size(Scalar):
     word = "a size (10KB, 5MB, 1GB or bytes)"
+    refusal = units.SIZE_FORMS
 
     def read(self, text: str, plain: bool) -> int:
         return units.parse_size(text)
@@ -129,6 +133,7 @@ class _Size(Scalar):
 
 class _Percent(Scalar):
     word = "a percentage (90% or 0.9)"
+    refusal = units.PERCENT_FORMS
 
     def read(self, text: str, plain: bool) -> float:
         return units.parse_percent(text)
@@ -193,12 +198,15 @@ BOOL, INT, TEXT, ARROW = _Bool(), _Int(), _Text(), _Arrow()
 DURATION, SIZE, PERCENT = _Duration(), _Size(), _Percent()
 
 
-def nearest(word: str, words: list[str]) -> str:
-    """The one of `words` that `word` was probably meant to be, or an empty text."""
+def nearest(word: str, words: list[str], cutoff: float = 0.6) -> str:
+    """The one of `words` that `word` was probably meant to be, or an empty text.
+
+    :param cutoff: how alike they must be, from 0 to 1
+    """
     folded: dict[str, str] = {_fold(each): each for each in words}
     if _fold(word) in folded:
         return folded[_fold(word)]
-    near = difflib.get_close_matches(_fold(word)[:64], list(folded), n=1, cutoff=0.7)
+    near = difflib.get_close_matches(_fold(word)[:64], list(folded), n=1, cutoff=cutoff)
     return folded[near[0]] if near else ""
 
 

@@ -188,7 +188,7 @@ def _unknown_variable(name: str, place: Place, problems: list[Problem], warnings
     sections = tuple(f"ACME_{spec.name.upper()}_" for spec in specs(Config))
     if name.startswith(sections):
         problems.append(place.problem(None, "no such key", hint))
-    elif near:
+    elif near and nearest(name, [near], 0.9):
         warnings.append(place.problem(None, "is not read", hint))
 
 
