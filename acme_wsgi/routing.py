@@ -176,7 +176,11 @@ class _Choice:
             methods |= rule.methods
         return methods | {"HEAD"} if "GET" in methods else methods
 
-    def _hosted(self, host: str) -> Iterator[Rule]:
+    def _hosted(self, host: str) -> Iterable[Rule]:
+        """The rules for a host, most specific first."""
+        return self._by_host(host) if self.named or self.wild else self.open
+
+    def _by_host(self, host: str) -> Iterator[Rule]:
         yield from self.named.get(host, ())
         if self.wild:
             parent = host.partition(".")[2]
@@ -253,7 +257,7 @@ class Router:
                     choice = prefixes(head)
                     if choice is not None:
                         break
-                    head = head[: head.rfind("/")] if "/" in head else ""
+                    head = head.rpartition("/")[0]
                 else:
                     choice = last
             if choice is not None and choice.always is not None:
@@ -291,7 +295,7 @@ class Router:
                 choice = self._prefix.get(head)
                 if choice is not None:
                     yield choice, None
-                head = head[: head.rindex("/")] if "/" in head else ""
+                head = head.rpartition("/")[0]
         for choice in self._parameter:
             match = choice.pattern.regex.fullmatch(path)  # type: ignore[union-attr]
             if match is not None:

@@ -52,8 +52,8 @@ ONE_ROOM = (4, 5, 6, 7)
 # What may run in the parent. Imports inside functions count too, except in the worker: its module is loaded
 # before the fork, and its functions run after it.
 WITHOUT_GEVENT = (
-    "arbiter", "watch", "sockets", "control", "worker", "limits", "cpus", "config", "cli", "log", "errors", "units",
-    "__main__",
+    "arbiter", "watch", "sockets", "control", "worker", "limits", "cpus", "config", "cli", "log", "errors",
+    "units", "__main__",
 )  # fmt: skip
 AFTER_THE_FORK = ("worker",)
 
