@@ -1,7 +1,7 @@
 """What the arbiter knows of its workers, and what it concludes: how a start went, who stands still, who died.
 
-Law: looks at scoreboard slots, boot reports and stack files; all it does to a process is to ask for its stacks
-and to kill it. Knows no sockets, forks nothing, waits for nothing. Imports no gevent.
+Law: looks at scoreboard slots, boot reports and stack files; all it does to a process is ask for its stacks
+and kill it. Knows no sockets, forks nothing, waits for nothing. Imports no gevent.
 """
 
 from __future__ import annotations

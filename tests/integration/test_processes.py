@@ -421,3 +421,44 @@ def test_no_descriptor_of_the_servers_reaches_a_program_that_a_handler_starts(ac
     server = acme(app="shop:app", files={"shop.py": source})
     # 0 to 2, and the directory that ls itself has open.
     assert len(server.get("/").text.split()) == 4
+
+
+@pytest.mark.slow
+def test_killing_a_worker_again_and_again_under_load(acme: Launcher) -> None:
+    """Only what a killed worker has in its hands fails; nothing is refused, new requests are answered."""
+    server = acme(app=APP, workers=2)
+    server.errors_expected = True
+    stop = threading.Event()
+    answered: list[int] = []
+    cut: list[str] = []
+    other: list[BaseException] = []
+
+    def client() -> None:
+        while not stop.is_set():
+            try:
+                with server.connect() as wire:
+                    for _ in range(20):
+                        wire.request("/sleep/0.005")
+                        answered.append(1)
+            except AssertionError as error:  # the connection ended inside of a request, or between two
+                cut.append(str(error))
+            except ConnectionResetError as error:
+                cut.append(str(error))
+            except BaseException as error:
+                other.append(error)
+                raise
+
+    clients = [threading.Thread(target=client, daemon=True) for _ in range(8)]
+    for thread in clients:
+        thread.start()
+    kills = 8
+    for _ in range(kills):
+        before = len(answered)
+        os.kill(wait_until(server.worker_pids, "a worker")[0], signal.SIGKILL)
+        wait_until(lambda: len(answered) > before + 50, "answers go on")  # noqa: B023
+    stop.set()
+    for thread in clients:
+        thread.join(DEADLINE)
+    assert other == [], "nothing was refused and nothing timed out"
+    # A worker has at most all eight connections when it dies, and each can be cut once by it.
+    assert len(cut) <= kills * len(clients) and len(answered) > 50 * kills
