@@ -59,7 +59,8 @@ def make_room_for_stack(size: int) -> None:
     if size <= _LAYOUT_STACK or soft == resource.RLIM_INFINITY or soft >= size:
         return
     resource.setrlimit(resource.RLIMIT_STACK, (size, hard))
-    os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - ourselves, as we were called
+    # By its full path, from which an interpreter tells what environment it belongs to.
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves, as we were called
 
 
 def set_stack(size: int) -> None:
