@@ -18,9 +18,11 @@ SIZE_UNITS: Final = {"TB": 1 << 40, "GB": 1 << 30, "MB": 1 << 20, "KB": 1 << 10,
 
 # A number of at most 32 digits: longer ones are no quantity that anybody measures.
 _NUMBER = r"([0-9]{1,32}(?:\.[0-9]{1,32})?)"
-_DURATION = re.compile(_NUMBER + r" ?(ms|s|m|h|d)?")
+# Fractions may have an exponent, because JSON writes small ones so.
+_FRACTION = r"([0-9]{1,32}(?:\.[0-9]{1,32})?(?:e-?[0-9]{1,2})?)"
+_DURATION = re.compile(_FRACTION + r" ?(ms|s|m|h|d)?")
 _SIZE = re.compile(_NUMBER + r" ?([KMGT]?B)?", re.IGNORECASE)
-_PERCENT = re.compile(_NUMBER + r" ?(%)?")
+_PERCENT = re.compile(_FRACTION + r" ?(%)?")
 
 # What each text is, in words: the message with which anything else is refused.
 DURATION_FORMS: Final = "a duration is a number of seconds or a number with ms, s, m, h or d (500ms, 30s, 5m)"

@@ -23,6 +23,7 @@ from acme_wsgi import units
         ("0.1", 0.1),
         (" 5 s ", 5.0),
         (90, 90.0),
+        ("1e-06", 0.000001),
         (0.25, 0.25),
     ],
 )
@@ -32,7 +33,23 @@ def test_durations(text: str | float, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "s", "5x", "-1s", "1 hour", "5M", "1m30s", "1e3", "inf", "nan", "٣s", ".5s", "5.s", "9" * 33, True],
+    [
+        "",
+        "s",
+        "5x",
+        "-1s",
+        "1 hour",
+        "5M",
+        "1m30s",
+        "1e+3",
+        "1e999",
+        "inf",
+        "nan",
+        "٣s",
+        ".5s",
+        "9" * 33,
+        True,
+    ],
 )
 def test_what_is_no_duration(text: str | bool) -> None:
     with pytest.raises(ValueError, match=r"duration|boolean"):

@@ -181,7 +181,7 @@ def _scalars(kind: Scalar, spec: Spec) -> st.SearchStrategy[Any]:
     if kind is DURATION:
         assert low is not None and high is not None
         return st.integers(int(low * 1000), int(high * 1000)).map(lambda ms: ms / 1000) | st.floats(
-            max(low, 1e-6), high
+            max(low, 1e-9), high
         )
     if kind is PERCENT:
         return st.floats(0, 1)

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table of messages reads best with one a line
 """Messages of loading, contradictions, warnings, secrets in files, and the documented examples."""
 
 from __future__ import annotations

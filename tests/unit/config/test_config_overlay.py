@@ -54,7 +54,8 @@ def test_a_block_may_be_nested(file: Path) -> None:
 
 def test_an_unknown_block_names_the_known_ones(file: Path) -> None:
     assert refused(TEXT, {"ACME_ENV": "prodution"}, file=file) == [
-        "environment ACME_ENV: environments: found 'prodution', allowed: production, test; did you mean production?"
+        "environment ACME_ENV: environments: found 'prodution', allowed: production, test; "
+        "did you mean production?"
     ]
 
 

@@ -60,7 +60,7 @@ CORRUPTIONS = ("misspell", "mapping for value", "list for table", "twice", "tab"
 
 
 def corrupted(lines: list[str], index: int, how: str) -> tuple[list[str], int] | None:
-    """`lines` with one thing wrong, and the number of the line that must be named; None if it can't be done."""
+    """`lines` with one thing wrong, and the number of the line to be named; None if it can't be done."""
     match = _ENTRY.fullmatch(lines[index])
     assert match is not None
     pad, name, value = match.groups()

@@ -1,0 +1,65 @@
+# ruff: noqa: E501 - tables of texts
+"""What texts may look like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from acme_wsgi.config import grammar
+
+GOOD: list[tuple[Callable[[str], None], list[str]]] = [
+    (grammar.bind_host, ["0.0.0.0", "::", "[::1]", "localhost", "a-b.example.", "unix:/run/acme/http.sock"]),
+    (grammar.peer, ["10.0.0.0/8", "::1", "unix:"]),
+    (grammar.account, ["www-data", "1000", "_acme", "acme$"]),
+    (grammar.route_path, ["/", "/a", "/a/*", "/*", "/users/:id", "/:a/:b/*", "~ ^/u/(\\d+)$", "/é"]),
+    (grammar.statement_pattern, ["SELECT .* FROM users WHERE id = ?", "IN (?, ?)", "(?:a|b)", "x = ?"]),
+    (grammar.route_host, ["example.org", "*.example.org", "[::1]", "10.0.0.1"]),
+    (grammar.host_and_port, ["a", "a:1", "[::1]:1", "10.0.0.1:65535"]),
+    (grammar.backend_url, ["http://a", "https://a:1/b", "unix:/run/a.sock", "http://u:p@a"]),
+    (grammar.redis_url, ["redis://h", "rediss://:p@h:1/0", "unix:///run/r.sock?db=1"]),
+    (
+        grammar.database_url,
+        ["postgresql://u:p@h/db", "postgresql:///db", "sqlite:////a.db", "sqlite:///a.db"],
+    ),
+    (grammar.callable_name, ["a:b", "a.b:c.d", "a:b()", 'a:b("x", y=1)', "a"]),
+    (grammar.function_name, ["a:b", "a.b:c.d"]),
+    (grammar.redirect_target, ["/a", "https://a/b?c#d", "/$1"]),
+    (grammar.cron, ["0 6 * * *", "*/5 0-6,8 1 jan-mar mon-fri", "59 23 31 12 7", "0-30/10 * * * *"]),
+    (grammar.mime_type, ["text/html", "text/*", "application/vnd.a+json"]),
+    (grammar.versioned_pattern, ["/s/{file}-{hash}.{ext}"]),
+]
+BAD: list[tuple[Callable[[str], None], list[str]]] = [
+    (grammar.bind_host, ["", "a b", "999.1.1.1", "http://a", "unix:a", "unix:/" + "a" * 107, "-a", "a..b", "[10.0.0.1]"]),
+    (grammar.peer, ["10.0.0.1/8", "10.0.0.0/33", "a", "unix:/a"]),
+    (grammar.account, ["", "a b", "-a", "root:root"]),
+    (grammar.route_path, ["", "a", "/a b", "/a?b", "/a*", "/*/a", "/*/*", "~ (", "/:", "/:1", "/:a/:a", "/:a-b"]),
+    (grammar.regexp, ["(", "*", "[a"]),
+    (grammar.route_host, ["a:80", "*", "*.*.a", "http://a"]),
+    (grammar.host_and_port, ["a:0", "a:65536", "a:b", ":1", "::1:1"]),
+    (grammar.backend_url, ["a", "ftp://a", "http://", "http://a:b", "http://a:99999", "http:a", "http://a b", "unix:a"]),
+    (grammar.redis_url, ["http://a", "redis://", "unix://a"]),
+    (grammar.database_url, ["mysql://a/b", "sqlite:///", "postgresql:db"]),
+    (grammar.callable_name, ["", ":", "a:", ":b", "a b", "a/b.py:c", "a:b(", "1a:b", "a:b;c"]),
+    (grammar.function_name, ["a", "a:b()", "a:"]),
+    (grammar.redirect_target, ["a", "javascript:x", "/a b", "/a\r\nb"]),
+    (grammar.cron, ["", "* * * *", "60 * * * *", "* * * * 8", "*/0 * * * *", "5-1 * * * *", "* * * mon *", "a * * * *", "1-2-3 * * * *"]),
+    (grammar.header_name, ["", "a b", "a:", "ä"]),
+    (grammar.mime_type, ["html", "*/*", "text/", "text/a b"]),
+    (grammar.file_extension, ["css", ".", ".a/b"]),
+    (grammar.file_name, ["a/b", "..", "."]),
+    (grammar.versioned_pattern, ["/s/{file}.{ext}", "s/{file}-{hash}.{ext}", "/{hash}{hash}{file}{ext}"]),
+    (grammar.output, ["acme.log", "stdin"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("check", "text"), [(check, text) for check, texts in GOOD for text in texts])
+def test_what_is_allowed(check: Callable[[str], None], text: str) -> None:
+    assert check(text) is None
+
+
+@pytest.mark.parametrize(("check", "text"), [(check, text) for check, texts in BAD for text in texts])
+def test_what_is_not(check: Callable[[str], None], text: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        check(text)
