@@ -1,0 +1,54 @@
+"""Runs the parser over a copy of its input that ends where the input ends, so that AddressSanitizer sees a byte too far.
+
+A Python bytes object has a NUL behind its last byte, and reading that one is no error to a sanitizer; in a connection's
+buffer it is. Knows the C interface of acme_wsgi.http.h1 only; built by tests/fuzz/run.
+"""
+
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from acme_wsgi.http.h1 cimport Chunked, Head, chunked_next, chunked_start, normalise_path, read_head
+
+
+def walk(bytes data not None, size_t max_size):
+    """Read a head, normalise its path and decode its chunks, each from memory of exactly its size."""
+    cdef size_t length = len(data)
+    cdef char *copy = <char *>malloc(length if length else 1)
+    cdef Head head
+    if copy == NULL:
+        raise MemoryError
+    memcpy(copy, <const char *>data, length)
+    # A message of no bytes lies behind the memory's end, where nothing may be read.
+    if read_head(copy if length else copy + 1, length, max_size, &head) == 1:
+        walk_path(&head)
+        walk_chunks(copy + head.consumed, length - head.consumed)
+    free(copy)
+
+
+cdef int walk_path(Head *head) except -1:
+    cdef char *path = <char *>malloc(head.path_length if head.path_length else 1)
+    cdef char *normal = <char *>malloc(head.path_length + 1)
+    cdef Py_ssize_t written
+    memcpy(path, head.path, head.path_length)
+    written = normalise_path(path, head.path_length, normal)
+    assert written <= <Py_ssize_t>head.path_length + 1
+    assert written < 0 or head.asterisk or normal[0] == c'/'
+    free(path)
+    free(normal)
+    return 0
+
+
+cdef int walk_chunks(const char *data, size_t length) except -1:
+    cdef Chunked body
+    cdef size_t used = 0, found = 0
+    cdef const char *piece = NULL
+    cdef int verdict = 1
+    chunked_start(&body)
+    while verdict == 1:
+        verdict = chunked_next(&body, data, length, &used, &piece, &found)
+        assert used <= length
+        if verdict == 1:
+            assert piece >= data and piece + found <= data + length and found > 0
+        data += used
+        length -= used
+    return 0
