@@ -6,14 +6,18 @@ of its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.server import Launcher, Server
 from tests.unit.http.corpus import Accept, Reject, accepts, rejects
+from tests.unit.http.receiver import Message, receive
 from tests.wire import Reply, Wire
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: smuggled.test\r\n\r\n"
@@ -39,15 +43,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         launcher.kill()
 
 
-def send(wire: Wire, data: bytes, trickle: bool) -> None:
-    """Send; a server that has refused and closed already may let a later segment fail."""
-    try:
-        if trickle:
-            wire.trickle(data)
-        else:
-            wire.send(data)
-    except (BrokenPipeError, ConnectionResetError):
-        assert trickle, "one segment was not taken whole"
+def trickle(wire: Wire, data: bytes) -> None:
+    """Send byte by byte; a server that has refused and closed already may let a later one fail."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        wire.trickle(data)
 
 
 def final_reply(wire: Wire, case: Accept) -> Reply:
@@ -100,14 +99,14 @@ def smuggled_names(case: Accept, environ: dict[str, str]) -> set[str]:
 @each_accept
 def test_accept_followed_by_another_request(server: Server, case: Accept) -> None:
     with server.connect() as wire:
-        send(wire, case.raw + NEXT, trickle=False)
+        wire.send(case.raw + NEXT)
         check_accepted(wire, case)
 
 
 @pytest.mark.parametrize("case", [c for c in accepts() if len(c.raw) <= TRICKLE], ids=lambda case: case.name)
 def test_accept_byte_by_byte(server: Server, case: Accept) -> None:
     with server.connect() as wire:
-        send(wire, case.raw + NEXT, trickle=True)
+        trickle(wire, case.raw + NEXT)
         check_accepted(wire, case)
 
 
@@ -133,7 +132,7 @@ def test_nothing_behind_a_reject_is_answered(server: Server, case: Reject) -> No
 @pytest.mark.parametrize("case", [c for c in rejects() if len(c.raw) <= TRICKLE], ids=lambda case: case.name)
 def test_reject_byte_by_byte(server: Server, case: Reject) -> None:
     with server.connect() as wire:
-        send(wire, case.raw + SMUGGLED, trickle=True)
+        trickle(wire, case.raw + SMUGGLED)
         check_refused(wire.rest(), case)
 
 
@@ -144,3 +143,82 @@ def test_a_good_request_before_a_reject_is_answered(server: Server, case: Reject
         wire.send(b"GET /next HTTP/1.1\r\nHost: next.test\r\n\r\n" + case.raw + SMUGGLED)
         assert json.loads(wire.reply().body)["environ"]["PATH_INFO"] == "/next"
         check_refused(wire.rest(), case)
+
+
+# ------------------------------------------------------------------- streams that nobody thought of
+
+CASES: tuple[Accept | Reject, ...] = (*accepts(), *rejects())
+MESSAGES = tuple(case.raw for case in CASES if len(case.raw) < 1000)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[bytes]:
+    """Several messages of the corpus in a row, damaged here and there, in pieces."""
+    indices = draw(st.lists(st.integers(0, len(MESSAGES) - 1), min_size=1, max_size=5))
+    raw = b"".join(MESSAGES[index] for index in indices)
+    for _ in range(draw(st.integers(0, 2))):
+        position = draw(st.integers(0, len(raw)))
+        piece = draw(
+            st.one_of(st.binary(max_size=2), st.sampled_from((b"\r\n", b"\r\n\r\n", b"0", b"chunked", b" ")))
+        )
+        raw = raw[:position] + piece + raw[position + draw(st.integers(0, 2)) :]
+    raw += NEXT
+    cuts = sorted(draw(st.lists(st.integers(0, len(raw)), max_size=4)))
+    return [raw[start:end] for start, end in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
+
+
+def answered(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The requests that are answered: none behind the first after which the connection closes."""
+    for index, message in enumerate(messages):
+        if not message.keep_alive:
+            return messages[: index + 1]
+    return messages
+
+
+def check_answer(wire: Wire, message: Message) -> None:
+    """The next reply is the one to this request."""
+    reply = wire.reply(head=message.method == "HEAD")
+    if reply.status == 100:
+        assert message.expect_continue
+        reply = wire.reply()
+    assert reply.status == (204 if message.target == b"*" else 200)
+    if reply.status == 200 and message.method != "HEAD":
+        told = json.loads(reply.body)
+        assert told["environ"]["REQUEST_METHOD"] == message.method
+        assert told["environ"]["PATH_INFO"] == message.path
+        assert told["body"].encode("latin-1") == message.body
+
+
+@given(streams())
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_stream_is_answered_as_the_parser_reads_it(server: Server, pieces: list[bytes]) -> None:
+    """One answer to each request, in order; one refusal; nothing more."""
+    read = receive([b"".join(pieces)])
+    expected = answered(read.messages)
+    with server.connect() as wire:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have refused a piece ago
+            for piece in pieces:
+                wire.send(piece)
+            wire.end()
+        for message in expected:
+            check_answer(wire, message)
+        rest = wire.rest()
+    if expected != read.messages or (expected and not expected[-1].keep_alive):
+        assert rest == b""
+    elif read.refusal is not None:
+        assert final(rest).startswith(b"HTTP/1.1 %d " % read.refusal.status)
+        assert statuses(rest) == 1
+    else:
+        # The stream ended inside a request: silence, or one error.
+        assert rest == b"" or re.match(rb"HTTP/1.1 4\d\d ", final(rest))
+        assert statuses(rest) <= 1
+
+
+def final(data: bytes) -> bytes:
+    """The data without interim responses in front."""
+    return data.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def statuses(data: bytes) -> int:
+    """How many final responses begin in the data."""
+    return len(re.findall(rb"HTTP/1\.1 [2-5]\d\d ", data))
