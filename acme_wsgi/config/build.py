@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 #: The most that a file with a secret may hold, in bytes.
 MAX_SECRET = 4096
+#: After so many problems no more suggestions are made.
+MAX_SUGGESTIONS = 100
 #: The most items of one list.
 MAX_ITEMS = 10_000
 
@@ -257,9 +259,10 @@ class Builder:
         for name, (place, _) in node.items.items():
             if name not in known:
                 below = f"{dotted}.{name}" if dotted else name
-                self.problems.append(
-                    place.problem(_shown(below), "unknown key", _suggestion(cls, name, dotted))
-                )
+                # Looking for what was meant takes its time; a file that is all wrong isn't worth it.
+                few = len(self.problems) < MAX_SUGGESTIONS
+                hint = _suggestion(cls, name, dotted) if few else None
+                self.problems.append(place.problem(below, "unknown key", hint))
 
     def _other_types(self, cls: type[Section], node: Map, dotted: str) -> None:
         """Keys that belong to another `type` than this section has."""
@@ -345,9 +348,3 @@ def _suggestion(cls: type[Section], name: str, dotted: str) -> str | None:
 def _settings() -> Iterator[str]:
     """Dotted names of all keys that stand in no list."""
     return (dotted for dotted, _ in walk(Config) if "[]" not in dotted)
-
-
-def _shown(dotted: str) -> str:
-    """A key from a file as it may stand in a message."""
-    shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in dotted)
-    return shown if len(shown) <= 120 else shown[:117] + "..."

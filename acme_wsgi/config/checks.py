@@ -67,17 +67,11 @@ class _Checks:
 
     def _ok(self, *dotted: str) -> bool:
         """Whether all these keys, and what they stand in, could be read."""
-        return not any(
-            each == bad or each.startswith((bad + ".", bad + "[")) for each in dotted for bad in self.failed
-        )
+        return not any(part in self.failed for each in dotted for part in _and_around(each))
 
     def _place(self, dotted: str) -> Place:
         """Where a key is written, or else the nearest thing around it."""
-        while dotted:
-            if dotted in self.places:
-                return self.places[dotted]
-            dotted = dotted[: max(dotted.rfind("."), dotted.rfind("["), 0)]
-        return _NOWHERE
+        return next((self.places[part] for part in _and_around(dotted) if part in self.places), _NOWHERE)
 
     def _value(self, dotted: str) -> Any:
         value: Any = self.config
@@ -206,6 +200,13 @@ class _Checks:
         elif route.backend is None and not route.backends and not self.config.backends:
             message = "missing; a route of type proxy needs backend or backends, here or for the whole server"
             yield self._place(dotted).problem(f"{dotted}.backends", message)
+
+
+def _and_around(dotted: str) -> Iterator[str]:
+    """A dotted key and everything it stands in: ``a.b[0]``, ``a.b``, ``a``."""
+    while dotted:
+        yield dotted
+        dotted = dotted[: max(dotted.rfind("."), dotted.rfind("["), 0)]
 
 
 def _unbuilt(section: Any, dotted: str, built: bool, places: Mapping[str, Place]) -> Iterator[Problem]:

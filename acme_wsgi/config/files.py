@@ -6,11 +6,10 @@ Its law: reads regular files of a bounded size and number, and nothing else: no 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from acme_wsgi.config.nodes import MAX_BYTES
+from acme_wsgi.config.nodes import MAX_BYTES, printable
 from acme_wsgi.errors import Problem
 
 #: The most files that one directory may hold.
@@ -35,7 +34,9 @@ def discover(path: str, problems: list[Problem]) -> list[str]:
         problems.append(_problem(path, error))
         return []
     if len(names) > MAX_FILES:
-        problems.append(Problem(shown(path), None, None, None, f"{len(names)} files; allowed: {MAX_FILES}"))
+        problems.append(
+            Problem(printable(path), None, None, None, f"{len(names)} files; allowed: {MAX_FILES}")
+        )
         return []
     return [str(Path(path) / name) for name in names]
 
@@ -56,7 +57,7 @@ def read(path: str, problems: list[Problem]) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as stream:
             if not S_ISREG(os.fstat(descriptor).st_mode):
-                problems.append(Problem(shown(path), None, None, None, "not a regular file"))
+                problems.append(Problem(printable(path), None, None, None, "not a regular file"))
                 return None
             return stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -64,16 +65,6 @@ def read(path: str, problems: list[Problem]) -> bytes | None:
         return None
 
 
-def shown(path: str) -> str:
-    """A path as it may stand in a message, whatever bytes it has."""
-    return "".join(_characters(path))
-
-
-def _characters(path: str) -> Iterator[str]:
-    for char in path:
-        yield char if char.isprintable() else ascii(char)[1:-1]
-
-
 def _problem(path: str, error: OSError | ValueError) -> Problem:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return Problem(shown(path), None, None, None, f"can't be read: {reason}")
+    return Problem(printable(path), None, None, None, f"can't be read: {reason}")

@@ -15,11 +15,14 @@ from acme_wsgi.config.build import Builder
 from acme_wsgi.config.checks import check, derive, warn
 from acme_wsgi.config.keys import Table
 from acme_wsgi.config.merge import merge, normalise
-from acme_wsgi.config.nodes import Leaf, Map, Place, Seq, parse, read_text
+from acme_wsgi.config.nodes import Leaf, Map, Place, Seq, parse, printable, read_text
 from acme_wsgi.config.schema import Config
 from acme_wsgi.errors import ConfigError, Problem
 
 _ROOT = Table(Config)
+
+#: More problems than these are counted, not shown.
+MAX_PROBLEMS = 1000
 
 
 def load(
@@ -66,7 +69,7 @@ class _Loading:
         data = files.read(path, self.problems)
         if data is None:
             return
-        name = files.shown(path)
+        name = printable(path)
         text, problem = read_text(data, name)
         if problem:
             self.problems.append(problem)
@@ -119,7 +122,7 @@ class _Loading:
         config = derive(config, builder.places)
         self.problems.extend(check(config, builder.places, builder.failed))
         if self.problems:
-            raise ConfigError(_sorted(self.problems))
+            raise ConfigError(_bounded(_sorted(self.problems)))
         self.warnings.extend(warn(config, builder.places))
         origins = {dotted: str(place) for dotted, place in builder.places.items()}
         return dataclasses.replace(config, warnings=tuple(_sorted(self.warnings)), origins=origins)
@@ -131,6 +134,13 @@ def _app_route(app: str) -> Map:
     texts = {"path": "/*", "type": "wsgi", "app": app}
     items = {name: (place, Leaf(text, True, place, raw=True)) for name, text in texts.items()}
     return Map({"routes": (place, Seq([Map(dict(items), place, "replace")], place))}, place)
+
+
+def _bounded(problems: list[Problem]) -> list[Problem]:
+    if len(problems) <= MAX_PROBLEMS:
+        return problems
+    rest = Problem(None, None, None, None, f"and {len(problems) - MAX_PROBLEMS} problems more")
+    return [*problems[:MAX_PROBLEMS], rest]
 
 
 def _sorted(problems: list[Problem]) -> list[Problem]:

@@ -40,8 +40,8 @@ class Place:
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
     def problem(self, key: str | None, message: str, hint: str | None = None) -> Problem:
-        """A problem at this place."""
-        return Problem(self.file, self.line, self.column, key, message, hint or None)
+        """A problem at this place. Keys come from files, so they may hold anything."""
+        return Problem(self.file, self.line, self.column, key and printable(key), message, hint or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,12 @@ class _Stop(Exception):
         self.problem = problem
 
 
+def printable(text: str) -> str:
+    """`text` as it may stand in a message or a comment: one line, no control characters, not endless."""
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:300])
+    return shown if len(text) <= 300 else shown + "..."
+
+
 def read_text(data: bytes, file: str) -> tuple[str, Problem | None]:
     """`data` as text, or the problem with it: too large, not UTF-8."""
     if len(data) > MAX_BYTES:
@@ -147,7 +153,7 @@ def parse(text: str, file: str, problems: list[Problem], *, at: Place | None = N
     except yaml.reader.ReaderError as error:
         place = at or _place_at(file, text, error.position)
         problems.append(
-            place.problem(None, f"a character that YAML doesn't allow: {_escaped(error.character)}")
+            place.problem(None, f"a character that YAML doesn't allow: {_code_point(error.character)}")
         )
     except (ValueError, OverflowError) as error:
         # PyYAML converts the digits of escapes and directives without looking at them first.
@@ -217,11 +223,11 @@ class _Reader:
         place = self.place(event)
         self.count(place, 1)
         if self.wants_key():
-            self.take_key(event.value, place)
+            self.take_key(_joined(event.value), place)
             return
         mode = self.mode(event.tag, place, _SCALAR_TAGS)
         plain = event.style is None and event.tag != _STANDARD + "str"
-        leaf = Leaf(event.value, plain, place, mode)
+        leaf = Leaf(_joined(event.value), plain, place, mode)
         if event.anchor:
             self.anchors[event.anchor] = (leaf, 1)
         self.add(leaf)
@@ -301,6 +307,13 @@ class _Reader:
                 self.problems.append(place.problem(None, f"<< takes a mapping; found {each.word}"))
 
 
+def _joined(text: str) -> str:
+    r"""`text` with the halves of surrogate pairs joined: JSON writes an emoji as ``\ud83d\ude00``."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
 def _collection(event: yaml.Event) -> str:
     return "a mapping" if isinstance(event, yaml.MappingStartEvent) else "a list"
 
@@ -308,9 +321,9 @@ def _collection(event: yaml.Event) -> str:
 def _syntax_problem(error: yaml.MarkedYAMLError, reader: _Reader) -> Problem:
     mark = error.problem_mark or error.context_mark
     place = reader.at or (Place(reader.file, mark.line + 1, mark.column + 1) if mark else Place(reader.file))
-    message = f"YAML syntax: {_escaped(error.problem or 'not YAML')}"
+    message = f"YAML syntax: {printable(error.problem or 'not YAML')}"
     if error.context:
-        message += f" {_escaped(error.context)}"
+        message += f" {printable(error.context)}"
         if error.context_mark and error.context_mark is not mark and not reader.at:
             message += f" begun in line {error.context_mark.line + 1}"
     hint = "tabs can't indent" if "'\\t'" in message else None
@@ -322,9 +335,5 @@ def _place_at(file: str, text: str, position: int) -> Place:
     return Place(file, before.count("\n") + 1, len(before) - before.rfind("\n"))
 
 
-def _escaped(text: str | int) -> str:
-    if isinstance(text, int):
-        return f"U+{text:04X}"
-    if len(text) == 1 and not text.isprintable():
-        return f"U+{ord(text):04X}"
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)[:300]
+def _code_point(char: str | int) -> str:
+    return f"U+{char if isinstance(char, int) else ord(char[0]):04X}"

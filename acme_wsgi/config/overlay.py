@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from acme_wsgi.config.keys import ListOf, Section, Spec, Table, aliases, spec_by_name, specs, walk
 from acme_wsgi.config.kinds import Scalar, nearest
-from acme_wsgi.config.nodes import MAX_DEPTH, Leaf, Map, Node, Place, Seq, parse
+from acme_wsgi.config.nodes import MAX_DEPTH, Leaf, Map, Node, Place, Seq, parse, printable
 from acme_wsgi.config.schema import ENVIRONMENTS, Config
 from acme_wsgi.errors import Problem
 
@@ -76,7 +76,7 @@ def from_environ(environ: Mapping[str, str], problems: list[Problem], warnings: 
     for name in names:
         if not name.startswith("ACME_") or name == ENVIRONMENT_VARIABLE or not environ[name]:
             continue
-        place = Place(f"environment {_shown(name)}")
+        place = Place(f"environment {printable(name)}")
         dotted = variables().get(name)
         if dotted is None:
             _unknown_variable(name, place, problems, warnings)
@@ -94,10 +94,10 @@ def from_sets(sets: Sequence[str], problems: list[Problem]) -> list[Map]:
         place = Place("--set")
         if not equals or not dotted:
             problems.append(
-                place.problem(None, f"found {_shown(each)!r}, allowed: key=value (server.port=9000)")
+                place.problem(None, f"found {printable(each)!r}, allowed: key=value (server.port=9000)")
             )
         elif find(dotted) is None:
-            problems.append(place.problem(_shown(dotted), "unknown key", _near_key(dotted)))
+            problems.append(place.problem(printable(dotted), "unknown key", _near_key(dotted)))
         else:
             trees.extend(_setting(dotted, text, place, problems, commas=False))
     return trees
@@ -134,7 +134,7 @@ def selected(blocks: Mapping[str, object], environ: Mapping[str, str], problems:
         problems.append(
             place.problem(
                 ENVIRONMENTS,
-                f"found {_shown(name)!r}, allowed: {', '.join(map(_shown, blocks))}",
+                f"found {printable(name)!r}, allowed: {', '.join(map(printable, blocks))}",
                 f"did you mean {near}?" if near else None,
             )
         )
@@ -153,7 +153,7 @@ def _block(name: str, node: Node, problems: list[Problem]) -> list[Map]:
         found = find(dotted) if dotted.count(".") < MAX_DEPTH else None
         if found is None:
             problems.append(
-                place.problem(f"{dotted_name}.{_shown(dotted)}", "unknown key", _near_key(dotted))
+                place.problem(f"{dotted_name}.{printable(dotted)}", "unknown key", _near_key(dotted))
             )
         else:
             trees.append(nest(found[0], child, place))
@@ -199,7 +199,3 @@ def _near_key(dotted: str) -> str | None:
         elsewhere = [name for name in names if name.rpartition(".")[2] == dotted]
         near = elsewhere[0] if len(elsewhere) == 1 else ""
     return f"did you mean {near}?" if near else None
-
-
-def _shown(text: str) -> str:
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:120])

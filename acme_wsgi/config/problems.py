@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from acme_wsgi.config.nodes import Place
+from acme_wsgi.config.nodes import Place, printable
 from acme_wsgi.errors import Problem
 
 
@@ -18,7 +18,7 @@ class Conflict(Problem):
 
     @classmethod
     def at(cls, place: Place, key: str | None, message: str, hint: str | None = None) -> Self:
-        return cls(place.file, place.line, place.column, key, message, hint)
+        return cls(place.file, place.line, place.column, key and printable(key), message, hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,4 +27,4 @@ class Unreadable(Problem):
 
     @classmethod
     def at(cls, place: Place, key: str | None, message: str, hint: str | None = None) -> Self:
-        return cls(place.file, place.line, place.column, key, message, hint)
+        return cls(place.file, place.line, place.column, key and printable(key), message, hint)

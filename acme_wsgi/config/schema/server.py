@@ -53,7 +53,7 @@ class Server:
         "C stack of the worker's main thread (RLIMIT_STACK, set before the worker's first frame) and "
         "of its I/O threads",
         unit="size",
-        minimum=256 * KB,
+        minimum=MB,
         maximum=GB,
     )
     io_threads: int = key(

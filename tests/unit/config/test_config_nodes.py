@@ -224,6 +224,26 @@ def test_anchors_aliases_and_merge_keys_work(file: Path) -> None:
     assert config.server.keep_alive_timeout == 5
 
 
+def test_json_is_read_with_its_surrogate_pairs(file: Path) -> None:
+    assert (
+        accepted(file, r'{"cache": {"l2": {"password": "\ud83d\ude00"}}}').cache.l2.password == "\U0001f600"
+    )
+    assert "without control characters" in refused(file, r'{"cache": {"l2": {"password": "\ud83d"}}}')
+
+
+def test_a_file_that_is_all_wrong_is_bounded(file: Path) -> None:
+    message = refused(file, "".join(f"key{number}: 1\n" for number in range(3000)))
+    assert message.count("\n") == 1000
+    assert message.endswith("and 2000 problems more")
+
+
+def test_keys_with_line_ends_stay_in_their_line(file: Path) -> None:
+    text = '"a\\nb": 1\n"a\\nb": 2\nenvironments: {"x\\ny": 5}\nserver: {? "\\e[31m" : 1}\n'
+    message = refused(file, text)
+    assert message.count("\n") == 3
+    assert "\x1b" not in message
+
+
 def test_the_bounds_are_what_the_manual_says() -> None:
     manual = (Path(__file__).parents[3] / "docs/configuration.md").read_text(encoding="utf-8")
     assert f"at most {nodes.MAX_BYTES >> 20}MB" in manual
