@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from acme_wsgi.config import grammar
 
@@ -63,3 +66,25 @@ def test_what_is_allowed(check: Callable[[str], None], text: str) -> None:
 def test_what_is_not(check: Callable[[str], None], text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         check(text)
+
+
+CHECKS = [check for name, check in inspect.getmembers(grammar, inspect.isfunction) if check.__module__ == grammar.__name__ and not name.startswith("_")]  # fmt: skip
+HARD = st.text(st.sampled_from("a1.:/*~[](){}?+$\\-@%#=, \u0660é\n\0") | st.characters(), max_size=30)
+
+
+@given(st.sampled_from(CHECKS), st.sampled_from(["", "http://", "redis://", "unix:", "~ ", "/", "["]), HARD)
+def test_no_text_raises_anything_but_a_value_error(
+    check: Callable[[str], None], start: str, text: str
+) -> None:
+    try:
+        check(start + text)
+    except ValueError as error:
+        assert str(error)
+
+
+def test_every_check_has_examples() -> None:
+    assert {check for check, _ in GOOD + BAD} >= {check for check in CHECKS if check not in COMPOSED}
+
+
+# Used by others, or too simple to be wrong by themselves.
+COMPOSED = {grammar.absolute, grammar.socket_path, grammar.network, grammar.url_path, grammar.http_url, grammar.peer_host, grammar.cookie_name, grammar.method}  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from acme_wsgi.config import Config, load, overlay
 from acme_wsgi.config.keys import walk
@@ -192,6 +194,22 @@ def test_set_takes_yaml_for_lists_and_mappings() -> None:
     assert config.cache.vary == ("A", "B", "C")
     assert config.server.connection_pool.min_idle == 2
     assert config.cache.l2.port == 1
+
+
+KEYS = [dotted for dotted, _ in walk(Config) if "[]" not in dotted]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(KEYS),
+    st.text(st.sampled_from("a1[]{},:-'\"!&*#$\\ \n\0é.%") | st.characters(), max_size=20),
+)
+def test_no_value_of_any_key_raises_anything_but_a_config_error(dotted: str, text: str) -> None:
+    for environ, sets in (({overlay.variable_of(dotted): text}, []), ({}, [f"{dotted}={text}"])):
+        try:
+            load([], environ, sets)
+        except ConfigError as error:
+            assert all("\n" not in str(problem) for problem in error.problems)
 
 
 # -- references -------------------------------------------------------------------------------------------
