@@ -152,6 +152,21 @@ def test_close_is_obeyed_and_announced(server: Server) -> None:
         assert wire.closed()
 
 
+@pytest.mark.parametrize("path", ["/ignore", "/stream?n=3", "/sleep?ms=100"])
+def test_a_client_that_sends_no_more_is_answered_and_let_go(server: Server, path: str) -> None:
+    """The end of what it sends may come in the same moment as its request."""
+    with server.connect() as wire:
+        assert wire.send(get(path)).end().reply().status == 200
+        assert wire.closed()
+
+
+@pytest.mark.parametrize("raw", [b"", b"\r\n", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\n"])
+def test_a_client_that_ends_inside_a_head_is_let_go(server: Server, raw: bytes) -> None:
+    with server.connect() as wire:
+        wire.send(raw).end()
+        assert wire.rest().count(b"HTTP/1.1 200") == 0
+
+
 def test_http_1_0_closes_unless_asked(server: Server) -> None:
     with server.connect() as wire:
         reply = wire.send(get("/ignore", version="HTTP/1.0")).reply()
@@ -364,6 +379,44 @@ def test_a_response_can_not_be_split(server: Server, field: str) -> None:
     identifier = re.search(rb"X-Request-ID: (\S+)", data)
     assert identifier is not None
     server.wait_for_log(identifier[1].decode())
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "X-Name: Transfer-Encoding",
+        "X-Name: Keep-Alive",
+        "X-Name: Upgrade",
+        "X-Name: Trailer",
+        "X-Name: Content-Length\r\nX-Value: abc",
+        "X-Name: Content-Length\r\nX-Value: -1",
+        "X-Name: Content-Length\r\nX-Value: +8",
+        "X-Name: Content-Length\r\nX-Value: 8, 8",
+        "X-Name: Content-Length\r\nX-Value: 99999999999999999999",
+        "X-Status: 100 Continue",
+        "X-Status: 101 Switching Protocols",
+        "X-Status: 600 Unheard",
+    ],
+)
+def test_framing_is_the_servers_business(server: Server, field: str) -> None:
+    """Hop-by-hop fields and interim statuses from an application, lengths that are none: 500 (PEP 3333)."""
+    data = server.raw(get("/bad-header", field, "Connection: close"))
+    assert data.startswith(b"HTTP/1.1 500 ")
+    assert data.count(b"HTTP/1.1 ") == 1
+
+
+def test_an_application_may_ask_for_the_end_of_the_connection(server: Server) -> None:
+    with server.connect() as wire:
+        reply = wire.send(
+            get("/bad-header", "X-Name: Connection", "X-Value: close") + get("/smuggled")
+        ).reply()
+        assert (reply.status, reply.header("Connection")) == (200, "close")
+        assert wire.closed()
+
+
+@pytest.mark.parametrize("name", ["Date", "Server", "X-Request-ID"])
+def test_an_applications_own_field_replaces_the_servers(server: Server, name: str) -> None:
+    assert server.get("/bad-header", headers=[f"X-Name: {name}", "X-Value: mine"]).header(name) == "mine"
 
 
 def test_early_hints_can_not_split_either(server: Server) -> None:
