@@ -159,14 +159,31 @@ def test_a_cut_body_is_an_error_in_every_read(server: Server, raw: bytes) -> Non
         assert wire.closed()
 
 
-@pytest.mark.parametrize("name", ["length", "chunk-data", "no-last-chunk"])
-def test_a_client_that_goes_away_amid_its_body_is_an_error_too(server: Server, name: str) -> None:
+LARGE = {
+    "length": sized("/read-or-note", b"x" * 1_000_000)[:300_000],
+    "chunk-data": chunked("/read-or-note", b"x" * 1_000_000, 500_000)[:300_000],
+    "no-last-chunk": chunked("/read-or-note", b"x" * 300_000, 1000)[:-5],
+}
+
+
+@pytest.mark.parametrize("raw", LARGE.values(), ids=LARGE.keys())
+def test_a_client_that_goes_away_amid_its_body_is_an_error_too(server: Server, raw: bytes) -> None:
     before = len(events(server))
     with server.connect() as wire:
-        wire.send(CUT[name].replace(b"/catch", b"/read-or-note")).reset()
+        wire.send(raw).reset()
     seen = wait_until(lambda: events(server)[before:], "the application's read has ended")
     assert len(seen) == 1
     assert seen[0].startswith("read failed: ")
+
+
+@pytest.mark.parametrize("name", ["length", "chunk-data", "no-last-chunk"])
+def test_a_client_that_goes_away_amid_a_small_body_is_no_request(server: Server, name: str) -> None:
+    """A small body is awaited before the application is called; never for one that can't come."""
+    before = events(server)
+    with server.connect() as wire:
+        wire.send(CUT[name].replace(b"/catch", b"/read-or-note")).reset()
+    for _ in range(5):
+        assert events(server) == before
 
 
 MALFORMED = {
