@@ -24,6 +24,7 @@ CYTHON_MODULES = [
     "acme_wsgi.body",
     "acme_wsgi.connection",
     "acme_wsgi.engine",
+    "acme_wsgi.handlers._exchange",
 ]
 
 SANITIZE = os.environ.get("ACME_SANITIZE") == "1"
@@ -33,7 +34,7 @@ def extension(name: str) -> Extension:
     flags = ["-O1", "-g", "-fsanitize=address,undefined"] if SANITIZE else ["-O3", "-fno-plt"]
     return Extension(
         name,
-        [name.replace(".", "/") + ".pyx"],
+        [name.replace("acme_wsgi.handlers", "handlers").replace(".", "/") + ".pyx"],
         include_dirs=[os.path.dirname(greenlet.__file__)],
         extra_compile_args=flags,
         extra_link_args=["-fsanitize=address,undefined"] if SANITIZE else [],
@@ -52,7 +53,7 @@ setup(
     # symlink acme_wsgi/handlers lets a plain checkout and type checkers find it there too.
     packages=sorted({*find_packages(include=["acme_wsgi", "acme_wsgi.*"]), "acme_wsgi.handlers"}),
     package_dir={"acme_wsgi.handlers": "handlers"},
-    package_data={"acme_wsgi": ["py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd"]},
+    package_data={"acme_wsgi": ["py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd"], "acme_wsgi.handlers": ["*.pyi"]},
     ext_modules=cythonize(
         [extension(name) for name in CYTHON_MODULES],
         compiler_directives={"language_level": "3"},
@@ -61,8 +62,8 @@ setup(
     install_requires=["gevent>=22.10.2", "greenlet>=2.0.2", "Werkzeug>=2.2.2", "PyYAML>=6.0"],
     extras_require={
         "test": [
-            "Django", "Flask", "cryptography", "h11", "httpbin", "httptools", "hypothesis", "mypy", "pytest",
-            "pytest-xdist", "ruff", "types-PyYAML",
+            "Django", "Flask", "brotlicffi", "cryptography", "decorator", "h11", "httptools", "hypothesis", "mypy", "pytest",
+            "pytest-xdist", "ruff", "six", "types-PyYAML",
         ],
         "bench": ["bjoern", "granian", "gunicorn", "waitress"],
     },

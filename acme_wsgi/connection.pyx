@@ -13,6 +13,7 @@ configuration files nor other connections.
 
 import logging
 import re
+import sys
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint32_t
@@ -28,7 +29,7 @@ from acme_wsgi.errors import (
 )
 from acme_wsgi.http import proxy_protocol
 
-from acme_wsgi.http.environ cimport latin1, method_name, put_fields
+from acme_wsgi.http.environ cimport ascii, latin1, method_name, put_fields
 from acme_wsgi.http.h1 cimport chunked_next, chunked_start, normalise_path, read_head, same_name
 from acme_wsgi.http.writer cimport FileBody, write_head, write_interim
 from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE, monotonic_ns
@@ -66,6 +67,10 @@ cdef enum:
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}\Z")
 
+# Interned like the names that Cython interns by itself: the copied environ finds them without comparing.
+cdef str WSGI_INPUT = sys.intern("wsgi.input")
+cdef str WSGI_EARLY_HINTS = sys.intern("wsgi.early_hints")
+cdef str ACME_REQUEST_ID = sys.intern("acme.request_id")
 cdef str HTTP_1_1 = "HTTP/1.1"
 cdef str HTTP_1_0 = "HTTP/1.0"
 cdef Body NO_BODY = Body.__new__(Body)
@@ -100,7 +105,7 @@ cdef class Service:
             for at in range(16):
                 digits[half * 16 + at] = b"0123456789abcdef"[z & 15]
                 z >>= 4
-        return latin1(digits, 32)
+        return ascii(digits, 32)
 
 
 cdef class Request:
@@ -368,7 +373,7 @@ cdef class Connection(Stream):
             free(self.scan)
             self.scan = NULL
         if head.plain_path:
-            path = latin1(head.path, head.path_length)
+            path = ascii(head.path, head.path_length)
         else:
             normal = normalise_path(head.path, head.path_length, service.path)
             if normal < 0:
@@ -397,7 +402,7 @@ cdef class Connection(Stream):
         request.path = path
         # Most targets are their own path; one str serves for both.
         same = head.plain_path and head.path_length == head.target_length
-        request.target = path if same else latin1(head.target, head.target_length)
+        request.target = path if same else ascii(head.target, head.target_length)
         request.request_id = service.make_id()
         request.minor = head.minor
         request.head_only = head.method_length == 4 and request.method == "HEAD"
@@ -419,12 +424,12 @@ cdef class Connection(Stream):
         put_fields(environ, head)
         environ["REQUEST_METHOD"] = request.method
         environ["PATH_INFO"] = path
-        environ["QUERY_STRING"] = latin1(head.query, head.query_length) if head.query_length else ""
+        environ["QUERY_STRING"] = ascii(head.query, head.query_length) if head.query_length else ""
         environ["REQUEST_URI"] = request.target
         environ["RAW_URI"] = request.target
         environ["SERVER_PROTOCOL"] = HTTP_1_1 if head.minor else HTTP_1_0
-        environ["wsgi.input"] = body
-        environ["wsgi.early_hints"] = request
+        environ[WSGI_INPUT] = body
+        environ[WSGI_EARLY_HINTS] = request
         if self.port:
             environ["REMOTE_ADDR"] = self.address
             environ["REMOTE_PORT"] = str(self.port)
@@ -432,7 +437,7 @@ cdef class Connection(Stream):
             environ["REMOTE_ADDR"] = ""
         if self.trusted:
             self.believe(request, environ)
-        environ["acme.request_id"] = request.request_id
+        environ[ACME_REQUEST_ID] = request.request_id
         self.request = request
         request.begun_ns = request.clock_ns = monotonic_ns()
         self.client_wait_ns = 0

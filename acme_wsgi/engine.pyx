@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import socket
+import sys
 import time
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, EPROTO, errno
@@ -73,8 +74,10 @@ cdef int64_t DRAIN_LINGER_NS = 500000000
 
 # What every request sets. Standing in the dict that is copied, the keys make the copy large enough: it is not
 # rebuilt while a request fills it.
-EACH_REQUEST = ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "REQUEST_URI", "RAW_URI", "SERVER_PROTOCOL",
-                "REMOTE_ADDR", "wsgi.input", "wsgi.early_hints", "acme.request_id")
+EACH_REQUEST = tuple(map(sys.intern, (
+    "REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "REQUEST_URI", "RAW_URI", "SERVER_PROTOCOL", "REMOTE_ADDR",
+    "wsgi.input", "wsgi.early_hints", "acme.request_id",
+)))
 
 
 cdef class Listener(Channel):

@@ -1,13 +1,11 @@
 """Statuses and header lists as applications and handlers give them, checked before they become a response.
 
 Law: judges types, shapes and whose business a header is; the bytes inside (CR, LF, NUL, what latin-1 can't
-hold) are the writer's to judge, once for all. What has passed is remembered, so that a hot path needs one set
-lookup a header.
+hold) are the writer's to judge, once for all.
 """
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from acme_wsgi.errors import reason
@@ -23,22 +21,6 @@ _HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 
-good_statuses = {f"{status.value} {reason(status)}" for status in HTTPStatus if status >= 200}
-"""Statuses that need no further check."""
-
-good_names = {"Content-Type", "Content-Length", "Location", "Set-Cookie", "Vary", "ETag", "Cache-Control"}
-"""Header names, spelt as applications spell them, that need no further check."""
-
-# An application may make names and phrases up from what a client sends: what is learnt is bounded.
-_LEARN_COUNT = 1024
-_LEARN_LENGTH = 64
-
-
-def _learn(known: set[str], text: str) -> None:
-    if len(known) < _LEARN_COUNT and len(text) <= _LEARN_LENGTH:
-        known.add(str(text))
-
-
 def checked_status(status: object, who: str) -> str:
     """The status line's code and phrase; a missing phrase is filled in.
 
@@ -49,10 +31,7 @@ def checked_status(status: object, who: str) -> str:
     code, _, phrase = status.partition(" ")
     if not (len(code) == 3 and code.isascii() and code.isdecimal() and code >= "200"):
         raise ValueError(f"{who}: bad status {status!r:.80}; it must look like '200 OK'")
-    status = str(status) if phrase else f"{code} {reason(int(code))}"
-    if status.isascii() and status.isprintable():
-        _learn(good_statuses, status)
-    return status
+    return str(status) if phrase else f"{code} {reason(int(code))}"
 
 
 def checked_headers(headers: object, request: Request | None, who: str) -> list[tuple[str, str]]:
@@ -70,7 +49,6 @@ def checked_headers(headers: object, request: Request | None, who: str) -> list[
         name, value = pair
         lowered = name.lower()
         if lowered not in _HOP_BY_HOP:
-            _learn(good_names, name)
             kept.append(pair)
         elif lowered == "connection" and value.strip().lower() == "close":
             if request is not None:

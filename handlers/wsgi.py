@@ -1,9 +1,8 @@
 """WSGI applications, PEP 3333 to the letter.
 
 Law: the only place that knows start_response, write(), exc_info and wsgi.file_wrapper; everything else in the
-server sees one request go in and one Response come out. `handle` and `start_response` run once a request in
-every benchmark there is: the checks they make inline are the ones that a plain application passes with a set
-lookup.
+server sees one request go in and one Response come out. What every request runs through is compiled, in
+`_exchange.pyx`; what is out of the ordinary is here.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from acme_wsgi.errors import BootError
-from acme_wsgi.handlers._fields import checked_headers, checked_status, good_names, good_statuses
+from acme_wsgi.handlers._exchange import Exchange, make_handle
+from acme_wsgi.handlers._fields import checked_headers, checked_status
 from acme_wsgi.http.writer import FileBody, Response
 
 if TYPE_CHECKING:
@@ -65,38 +65,16 @@ class FileWrapper:
         raise StopIteration
 
 
-class _Exchange(Response):
-    """One call of an application: its start_response, its write(), and in the end the response itself.
+class _Exchange(Exchange):
+    """What is out of the ordinary in one call of an application, and its write().
 
-    One object for all three keeps a request to a single allocation. `request` becomes None when the response
-    is handed over: from then on the head counts as sent.
+    One object for start_response, write() and the response keeps a request to a single allocation; its
+    `start_response` is in the compiled base class.
     """
 
-    __slots__ = ("request", "transmit")
+    __slots__ = ()
 
     application: ClassVar[str] = ""
-    request: Request | None
-    transmit: Callable[[bytes], None]
-
-    def start_response(
-        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
-    ) -> Callable[[bytes], None]:
-        """PEP 3333's start_response; raises AssertionError, TypeError or ValueError into the application."""
-        if exc_info is not None or self.status:
-            self._start_again(exc_info)
-        try:
-            if status in good_statuses and type(headers) is list:
-                for name, _ in headers:
-                    if name not in good_names:
-                        break
-                else:
-                    self.status = status
-                    self.headers = headers
-                    return self
-        except (TypeError, ValueError):  # unhashable, not a pair
-            pass
-        self.status, self.headers = self._checked(status, headers)
-        return self
 
     def _checked(self, status: str, headers: list[tuple[str, str]]) -> tuple[str, list[tuple[str, str]]]:
         return (
@@ -256,21 +234,7 @@ def adapt(application: Application, name: str) -> Handler:
     """A handler around a WSGI application; `name` is how messages call it."""
     members = {"__slots__": (), "application": name}
     exchange_type = cast("type[_Exchange]", type("_Exchange", (_Exchange,), members))
-    nothing: list[tuple[str, str]] = []
-
-    def handle(request: Request) -> Response:
-        exchange = exchange_type("", nothing)
-        exchange.request = request
-        result = application(request.environ, exchange.start_response)
-        if type(result) is list and len(result) == 1:
-            body = result[0]
-            if type(body) is bytes and exchange.status and not request.started:
-                exchange.body = body
-                exchange.request = None
-                return exchange
-        return exchange.finish(result)
-
-    return handle
+    return make_handle(application, exchange_type)
 
 
 def with_routing_args(handle: Handler, context: Context) -> Handler:

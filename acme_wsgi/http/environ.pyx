@@ -6,7 +6,8 @@ does `Proxy`, which would become HTTP_PROXY and be taken for the variable of tha
 lines of one name joined in their order.
 """
 
-from cpython.mem cimport PyMem_Malloc
+import sys
+
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint16_t, uint32_t
@@ -16,6 +17,8 @@ from acme_wsgi.http.h1 cimport Field, same_name
 
 cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char *text, Py_ssize_t length, const char *errors)
+    object PyUnicode_New(Py_ssize_t length, unsigned int highest)
+    void *PyUnicode_1BYTE_DATA(object text)
     PyObject *PyDict_SetDefault(object mapping, object key, object value) except NULL
 
 cdef enum:
@@ -27,7 +30,7 @@ cdef enum:
 cdef struct Known:
     uint32_t hash
     uint16_t length
-    char name[64]        # lower case
+    char name[64]        # as it was sent: clients keep to one spelling, and bytes compare faster than letters
     PyObject *key        # NULL: free
 
 
@@ -42,6 +45,13 @@ cdef str HEAD_ = "HEAD"
 
 cdef object latin1(const char *text, size_t length):
     return PyUnicode_DecodeLatin1(text, <Py_ssize_t>length, NULL)
+
+
+cdef object ascii(const char *text, size_t length):
+    """As latin1(), for bytes known to be ASCII: nothing is looked at again."""
+    cdef object result = PyUnicode_New(<Py_ssize_t>length, 127)
+    memcpy(PyUnicode_1BYTE_DATA(result), text, length)
+    return result
 
 
 cdef object method_name(Head *head):
@@ -59,12 +69,13 @@ cdef object make_key(Field *field):
     """HTTP_ACCEPT_LANGUAGE for accept-language."""
     name = latin1(field.name, field.name_length).upper().replace("-", "_")
     if name == "CONTENT_TYPE" or name == "CONTENT_LENGTH":
-        return name
-    return "HTTP_" + name
+        return sys.intern(name)
+    # Interned, so that an application's own "HTTP_..." is found without comparing it.
+    return sys.intern("HTTP_" + name)
 
 
 cdef object environ_key(Field *field):
-    """The environ's key for a field name; names seen before cost one look."""
+    """The environ's key for a field name; spellings seen before cost one look."""
     global learned
     cdef uint32_t slot = field.hash & (SLOTS - 1)
     cdef Known *entry
@@ -73,13 +84,13 @@ cdef object environ_key(Field *field):
         entry = &known[slot]
         if entry.key == NULL:
             break
-        if entry.hash == field.hash and same_name(field.name, field.name_length, entry.name, entry.length):
+        if entry.hash == field.hash and entry.length == field.name_length \
+                and memcmp(entry.name, field.name, field.name_length) == 0:
             return <object>entry.key
         slot = (slot + 1) & (SLOTS - 1)
     key = make_key(field)
     if learned < MAX_LEARNED and field.name_length <= MAX_NAME:
-        lower = latin1(field.name, field.name_length).lower().encode("latin-1")
-        memcpy(entry.name, <const char *>lower, field.name_length)
+        memcpy(entry.name, field.name, field.name_length)
         entry.length = field.name_length
         entry.hash = field.hash
         Py_INCREF(key)
@@ -98,7 +109,7 @@ cdef int put_fields(dict environ, Head *head) except -1:
         if field.underscore or (field.name_length == 5 and same_name(field.name, 5, b"proxy", 5)):
             continue
         key = environ_key(field)
-        value = PyUnicode_DecodeLatin1(field.value, field.value_length, NULL)
+        value = ascii(field.value, field.value_length) if field.ascii else latin1(field.value, field.value_length)
         there = PyDict_SetDefault(environ, key, value)
         if there != <PyObject *>value:
             joint = "; " if key == "HTTP_COOKIE" else ", "

@@ -11,6 +11,7 @@ cdef struct Field:
     uint32_t value_length
     uint16_t name_length
     uint8_t underscore
+    uint8_t ascii            # no byte of the value is above 0x7F
     uint32_t hash            # of the lower-case name
 
 cdef struct Head:

@@ -35,22 +35,66 @@ cdef extern from *:
         for (const char *s = symbols; *s; s++) CLASS[(unsigned char)*s] |= 1;
     }
 
-    /* No early exit, so that the compiler can look at sixteen bytes at a time. */
-    static int field_value_ok(const char *text, size_t length) {
-        unsigned char bad = 0;
+    static int judge_bytes(const char *text, size_t length) {
+        unsigned char high = 0;
         for (size_t i = 0; i < length; i++) {
             unsigned char c = (unsigned char)text[i];
-            bad |= (unsigned char)((c < 0x20) & (c != 0x09)) | (unsigned char)(c == 0x7F);
+            if ((c < 0x20 && c != 0x09) || c == 0x7F) return -1;
+            high |= c;
         }
-        return !bad;
+        return !(high & 0x80);
+    }
+
+    /* -1: not a field value; 1: one in ASCII; 0: one with bytes above. Eight bytes at a time: a byte below 0x20 or
+       equal to 0x7F leaves its top bit in `odd`; what borrows or tabs leave there too is looked at one by one. */
+    static int judge_value(const char *text, size_t length) {
+        const uint64_t ones = 0x0101010101010101u, tops = 0x8080808080808080u;
+        uint64_t high = 0;
+        int verdict = 1;
+        while (length >= 8) {
+            uint64_t word, deleted, odd;
+            memcpy(&word, text, 8);
+            deleted = word ^ (ones * 0x7F);
+            odd = ((word - ones * 0x20) & ~word) | ((deleted - ones) & ~deleted);
+            if (odd & tops) {
+                int judged = judge_bytes(text, 8);
+                if (judged < 0) return -1;
+                verdict &= judged;
+            }
+            high |= word;
+            text += 8;
+            length -= 8;
+        }
+        if (length) {
+            int judged = judge_bytes(text, length);
+            if (judged < 0) return -1;
+            verdict &= judged;
+        }
+        return verdict && !(high & tops);
+    }
+
+    /* FNV-1a of a name in lower case, as read_field computes it. */
+    static uint32_t name_hash(const char *lower) {
+        uint32_t hash = 2166136261u;
+        while (*lower) hash = (hash ^ (unsigned char)*lower++) * 16777619u;
+        return hash;
     }
     """
     unsigned char CLASS[256]
     unsigned char LOWER[256]
     void h1_tables() nogil
-    int field_value_ok(const char *text, size_t length) nogil
+    int judge_value(const char *text, size_t length) nogil
+    uint32_t name_hash(const char *lower) nogil
 
 h1_tables()
+
+# The fields that decide framing and routing are told apart by their hash before any byte is compared.
+cdef uint32_t HOST = name_hash(b"host")
+cdef uint32_t CONTENT_LENGTH = name_hash(b"content-length")
+cdef uint32_t TRANSFER_ENCODING = name_hash(b"transfer-encoding")
+cdef uint32_t CONNECTION = name_hash(b"connection")
+cdef uint32_t EXPECT = name_hash(b"expect")
+cdef uint32_t UPGRADE = name_hash(b"upgrade")
 
 cdef enum:
     TCHAR = 1
@@ -78,7 +122,7 @@ cdef bint is_token(const char *text, size_t length) noexcept nogil:
 
 
 cdef bint is_field_value(const char *text, size_t length) noexcept nogil:
-    return field_value_ok(text, length)
+    return judge_value(text, length) >= 0
 
 
 cdef bint same_name(const char *text, size_t length, const char *lower, size_t lower_length) noexcept nogil:
@@ -305,6 +349,7 @@ cdef int read_field(const char *line, size_t length, Field *field) noexcept nogi
     cdef size_t index = 0
     cdef uint32_t hashed = 2166136261
     cdef unsigned char c
+    cdef int judged
     field.underscore = 0
     while index < length:
         c = <unsigned char>line[index]
@@ -326,7 +371,9 @@ cdef int read_field(const char *line, size_t length, Field *field) noexcept nogi
         length -= 1
     field.value = line + index
     field.value_length = <uint32_t>(length - index)
-    return 0 if field_value_ok(field.value, field.value_length) else -1
+    judged = judge_value(field.value, field.value_length)
+    field.ascii = judged == 1
+    return 0 if judged >= 0 else -1
 
 
 cdef struct Framing:
@@ -383,7 +430,8 @@ cdef int note_field(Field *field, Head *head, Framing *framing) noexcept nogil:
     """Look at the fields that decide framing and routing; -1 with a refusal when one can't be trusted."""
     cdef uint32_t ignored = 0
     cdef size_t length = field.name_length
-    if length == 4 and same_name(field.name, length, b"host", 4):
+    cdef uint32_t hashed = field.hash
+    if hashed == HOST and same_name(field.name, length, b"host", 4):
         framing.hosts += 1
         if framing.hosts > 1:
             return refuse(head, 400, b"more than one Host field")
@@ -393,22 +441,22 @@ cdef int note_field(Field *field, Head *head, Framing *framing) noexcept nogil:
             head.host = field.value
             head.host_length = ignored
             head.authority_length = field.value_length
-    elif length == 14 and same_name(field.name, length, b"content-length", 14):
+    elif hashed == CONTENT_LENGTH and same_name(field.name, length, b"content-length", 14):
         framing.lengths += 1
         if framing.lengths > 1 or read_length(field, head) < 0:
             return refuse(head, 400, b"the Content-Length is not one plain number")
-    elif length == 17 and same_name(field.name, length, b"transfer-encoding", 17):
+    elif hashed == TRANSFER_ENCODING and same_name(field.name, length, b"transfer-encoding", 17):
         framing.codings += 1
         if framing.codings > 1 or not same_name(field.value, field.value_length, b"chunked", 7):
             return refuse(head, 400, b"the only Transfer-Encoding understood is a single chunked")
         head.chunked = 1
-    elif length == 10 and same_name(field.name, length, b"connection", 10):
+    elif hashed == CONNECTION and same_name(field.name, length, b"connection", 10):
         read_connection(field, framing)
-    elif length == 6 and same_name(field.name, length, b"expect", 6):
+    elif hashed == EXPECT and same_name(field.name, length, b"expect", 6):
         framing.expect = 1
         if not same_name(field.value, field.value_length, b"100-continue", 12):
             framing.expect_other = 1
-    elif length == 7 and same_name(field.name, length, b"upgrade", 7):
+    elif hashed == UPGRADE and same_name(field.name, length, b"upgrade", 7):
         framing.upgrade = 1
     return 0
 
