@@ -527,6 +527,13 @@ def test_repeated_fields_are_joined(server: Server) -> None:
     assert [part.strip() for part in environ["HTTP_COOKIE"].split(";")] == ["a=1", "b=2"]
 
 
+def test_bytes_beyond_ascii_arrive_in_every_place(server: Server) -> None:
+    """As PEP 3333 asks: each byte a character of latin-1."""
+    given = {place: "a" * place + "\xe9" + "b" * (24 - place) for place in range(25)}
+    environ = saw(server.get("/x", headers=[f"X-{place}: {value}" for place, value in given.items()]))
+    assert {place: environ[f"HTTP_X_{place}"] for place in given} == given
+
+
 def test_length_and_type_have_their_cgi_names(server: Server) -> None:
     with server.connect() as wire:
         environ = saw(wire.send(post("/x", b"hello", "Content-Type: text/x")).reply())

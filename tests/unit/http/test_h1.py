@@ -198,6 +198,14 @@ def test_bytes_of_a_field_value(template: bytes) -> None:
     assert allowed(b"GET / HTTP/1.1\r\n" + HOST + template + b"\r\n\r\n") == FIELD_VALUE
 
 
+@pytest.mark.parametrize("place", range(26))
+@pytest.mark.parametrize("around", [b"a", b"\xff", b"\t", b"\x20", b"~", b"\x80"])
+def test_bytes_of_a_long_field_value(place: int, around: bytes) -> None:
+    """A value is looked at several bytes at a time; each must count in every place, whatever is beside."""
+    template = b"a: b" + around * place + b"@" + around * (25 - place) + b"c"
+    assert allowed(b"GET / HTTP/1.1\r\n" + HOST + template + b"\r\n\r\n") == FIELD_VALUE
+
+
 @pytest.mark.parametrize(
     ("template", "values"),
     [
