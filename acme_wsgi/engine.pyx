@@ -66,6 +66,8 @@ cdef enum:
 cdef int64_t SLACK = 8
 # How soon a listener is looked at again that was left to others, or for which there was no room.
 cdef double RECHECK = 0.02
+# How many it then takes although others hold fewer.
+cdef int OVERDUE = 64
 # Descriptors that stay free for files, upstreams and logs.
 cdef long RESERVED = 256
 # Idle connections live this long into a drain, so that a request already under way is still answered.
@@ -80,12 +82,19 @@ EACH_REQUEST = tuple(map(sys.intern, (
 )))
 
 
+cdef enum:
+    NO
+    YES
+    YES_FOR_THE_IDLEST       # once another connection waits, the one idle for longest is closed for it
+
+
 cdef class Listener(Channel):
     """One listening socket, shared with the other workers."""
     cdef readonly object socket
     cdef dict environ
     cdef int family
     cdef bint pending        # connections wait in it that we have not taken
+    cdef int overdue         # so many we may take although it is not our turn: those whose turn it is did not come
 
     cdef void on_event(self) noexcept:
         (<Engine>self.reactor).accept_from(self)
@@ -115,6 +124,7 @@ cdef class Engine(Reactor):
     cdef int64_t drain_ns        # since when we drain, 0 = not
     cdef object recheck
     cdef bint accepting
+    cdef bint farewell           # take what still waits in the queues, then no more
 
     def __cinit__(self, config, dispatch, access_log, Slot slot, Scoreboard board, dict base_environ):
         pass
@@ -196,9 +206,15 @@ cdef class Engine(Reactor):
             self.remove(<Listener>listener)
 
     def drain(self):
-        """Let every connection end after its request; idle ones after a short linger."""
+        """Let every connection end after its request; idle ones after a short linger.
+
+        Who already waits in a listen queue is still taken in: closing the listener would reset them.
+        """
         self.service.draining = True
         self.drain_ns = monotonic_ns()
+        self.farewell = True
+        for listener in self.listeners:
+            self.accept_from(<Listener>listener)
         self.stop_accepting()
 
     def close_all(self):
@@ -231,10 +247,11 @@ cdef class Engine(Reactor):
 
     # ---- accepting --------------------------------------------------------------------------------
 
-    cdef bint may_accept(self):
-        """Is there room, and is it our turn? Decides for one connection.
+    cdef int may_accept(self, Listener listener):
+        """Is there room, and is it our turn? Decides for one connection; NO, YES or YES_FOR_THE_IDLEST.
 
-        With room, a worker that holds clearly more than another leaves the connection to that one. At
+        With room, a worker that holds clearly more than another leaves the connection to that one, but not for
+        long: the other may be busy, stopped or dead. At
         max_connections the connection idle for longest in the whole server makes room, and it is its worker
         that accepts; while none is idle, new ones wait in the listen queue.
         """
@@ -242,30 +259,35 @@ cdef class Engine(Reactor):
         cdef int64_t fewest, elsewhere
         cdef Connection oldest
         if not self.accepting:
-            return False
+            return NO
+        if self.farewell:
+            return YES if own < self.own_limit else NO
         if self.board.total_connections() < self.max_connections and own < self.own_limit:
             fewest = self.board.fewest_connections()
-            return fewest < 0 or own <= fewest + SLACK + fewest // 8
+            if fewest < 0 or own <= fewest + SLACK + fewest // 8:
+                return YES
+            listener.overdue -= 1
+            return YES if listener.overdue >= 0 else NO
         oldest = <Connection>self.oldest(LIST_IDLE)
         if oldest is None:
-            return False
+            return NO
         elsewhere = self.board.oldest_idle_elsewhere(self.service.slot.index)
         if elsewhere and elsewhere < oldest.since_ns and own < self.own_limit:
-            return False
-        oldest.close(False)
-        return True
+            return NO
+        return YES_FOR_THE_IDLEST
 
     cdef void accept_from(self, Listener listener) noexcept:
         """Take what waits in a listener, as far as there is room and it is our turn."""
         cdef char address[128]
         cdef socklen_t length
-        cdef int fd
+        cdef int fd, turn
         cdef int64_t now = monotonic_ns()
         cdef Connection connection
         listener.pending = False
         while True:
             try:
-                if not self.may_accept():
+                turn = self.may_accept(listener)
+                if turn == NO:
                     self.look_again(listener)
                     return
                 length = sizeof(address)
@@ -277,6 +299,8 @@ cdef class Engine(Reactor):
                         log.warning("accept failed: %s", os.strerror(errno))
                         self.look_again(listener)
                     return
+                if turn == YES_FOR_THE_IDLEST:
+                    (<Connection>self.oldest(LIST_IDLE)).close(False)
                 connection = Connection.__new__(Connection)
                 connection.fd = fd
                 connection.service = self.service
@@ -294,6 +318,7 @@ cdef class Engine(Reactor):
     cdef void look_again(self, Listener listener) noexcept:
         """The set is edge-triggered: what we leave in the queue must be looked at again by the clock."""
         listener.pending = self.accepting
+        listener.overdue = 0
         if self.accepting and self.recheck is not None and not self.recheck.active:
             self.recheck.start(self._on_recheck)
 
@@ -302,6 +327,7 @@ cdef class Engine(Reactor):
         for listener in self.listeners:
             if (<Listener>listener).pending:
                 waiting = True
+                (<Listener>listener).overdue = OVERDUE
                 self.make_ready(<Listener>listener)
         if not waiting:
             self.recheck.stop()

@@ -303,7 +303,10 @@ def _serve(task: Assignment, engine: Engine, slot: Slot, orders: _Orders) -> Non
             log.error("the arbiter (pid %d) is gone: stopping", task.arbiter)
             os.kill(os.getpid(), signal.SIGTERM)
     slot.state = DRAINING
-    engine.stop_accepting()
+    if orders.quick:
+        engine.stop_accepting()
+    else:
+        engine.drain()  # before the listeners close: who waits in their queues is still taken in
     for listener in task.listeners:
         listener.close()
     if not orders.quick:
@@ -313,7 +316,6 @@ def _serve(task: Assignment, engine: Engine, slot: Slot, orders: _Orders) -> Non
 
 def _drain(engine: Engine, orders: _Orders, seconds: float) -> None:
     """Let open requests finish. Idle connections get a moment to close, but never hold the stop up."""
-    engine.drain()
     deadline = time.monotonic() + seconds
     while engine.open_requests and not orders.quick:
         if time.monotonic() >= deadline:
@@ -329,7 +331,7 @@ def _drain(engine: Engine, orders: _Orders, seconds: float) -> None:
 
 def _finish(access_log: Any) -> None:
     """What the application registered with atexit runs, and the last lines reach the logs."""
-    atexit._run_exitfuncs()
     if access_log is not None:
         access_log.flush()
         access_log.close()
+    atexit._run_exitfuncs()
