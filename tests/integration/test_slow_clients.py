@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import select
+import socket
 import time
 from collections.abc import Iterator
 
@@ -16,6 +17,8 @@ import pytest
 
 from tests.server import Launcher, Server, wait_until
 from tests.wire import Wire
+
+pytestmark = pytest.mark.slow
 
 APP = "tests.apps.protocol:app"
 SLOW = {
@@ -166,8 +169,6 @@ def test_a_body_of_more_than_the_minimum_rate_may_take_longer_than_the_timeout(s
 
 def slow_reader(server: Server, request: bytes) -> Wire:
     """A connection with a small receive window whose client sends a request and reads nothing."""
-    import socket
-
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.settimeout(10)

@@ -199,7 +199,7 @@ def test_others_agree(raw: bytes) -> None:
 
 @pytest.mark.slow
 @given(streams)
-@settings(max_examples=60_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_others_agree_at_length(raw: bytes) -> None:
     assert second_opinion.disagreement(raw, receive([raw])) is None
 
