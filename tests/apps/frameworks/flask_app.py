@@ -26,7 +26,7 @@ from flask import (
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 app = Flask(__name__)
-app.secret_key = "for tests"  # noqa: S105
+app.secret_key = "for tests"
 FILES = Path(os.environ.get("FILES", "."))
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 DATA = Path(os.environ["SITE_DATA"])
-SECRET_KEY = "for tests"  # noqa: S105
+SECRET_KEY = "for tests"
 DEBUG = False
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "tests.apps.frameworks.django_site.urls"
