@@ -126,12 +126,12 @@ def test_multiprocess_is_true_to_the_facts(acme: Launcher) -> None:
 
 # ---------------------------------------------------------------------------------------------- input
 
-BODIES = st.lists(st.sampled_from([b"\n", b"a", b"bc\n", b"\r\n", b"\0", b"x" * 300, b"\n\n"]), max_size=40).map(b"".join)
+BODIES = st.lists(
+    st.sampled_from([b"\n", b"a", b"bc\n", b"\r\n", b"\0", b"x" * 300, b"\n\n"]), max_size=40
+).map(b"".join)
 SIZES = st.sampled_from([None, -1, 0, 1, 2, 3, 7, 100, 1000])
 READS = st.lists(
-    st.one_of(
-        st.tuples(st.sampled_from(["read", "readline", "readlines"]), SIZES), st.just(("next", None))
-    ),
+    st.one_of(st.tuples(st.sampled_from(["read", "readline", "readlines"]), SIZES), st.just(("next", None))),
     max_size=8,
 )
 
@@ -171,7 +171,17 @@ def test_input_reads_as_a_file_does(
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(
     "page",
-    ["normal", "overlong", "short", "nothing", "fails-first", "fails-later", "bad-header", "not-bytes", "close-fails"],
+    [
+        "normal",
+        "overlong",
+        "short",
+        "nothing",
+        "fails-first",
+        "fails-later",
+        "bad-header",
+        "not-bytes",
+        "close-fails",
+    ],
 )
 def test_close_is_called_once(server: Server, page: str, method: str) -> None:
     key = fresh()
@@ -212,7 +222,9 @@ def test_a_slow_reader_stops_the_generator(server: Server) -> None:
     with server.connect() as wire:
         wire.send(f"GET /many?key={key} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         wire.exactly(1000)
-        stopped_at = wait_until(lambda: (first := made()) == settled(made, first) and first, "it stands still")
+        stopped_at = wait_until(
+            lambda: (first := made()) == settled(made, first) and first, "it stands still"
+        )
         assert stopped_at * 65536 < 32 * MB, "bounded by the sockets' buffers"
         taken = 0
         while taken < 32 * MB:
