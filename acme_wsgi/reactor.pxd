@@ -25,6 +25,7 @@ cdef class Channel:
     cdef uint32_t generation
     cdef uint8_t waiting       # WAIT_READ or WAIT_WRITE while a greenlet waits
     cdef uint8_t readable      # bytes may have come that nobody has tried to read
+    cdef uint8_t ended         # the peer will send no more; what it sent before may still be unread
     cdef uint8_t hung_up       # the peer reset or closed both ways
     cdef uint8_t queued        # stands in the ready queue
     cdef uint8_t list_number   # the timed list it stands in, 0 = none
@@ -50,6 +51,7 @@ cdef class Reactor:
     cdef int event_index
     cdef bint batch_done
     cdef bint armed
+    cdef int64_t until         # when this batch has had its share
     cdef object leader
     cdef list idle_greenlets
     cdef readonly long greenlets
@@ -65,6 +67,8 @@ cdef class Reactor:
     cdef Channel oldest(self, int number)
     cdef list members(self, int number)
     cdef void make_ready(self, Channel channel) noexcept
+    cdef void wake(self, Channel channel) noexcept
+    cdef void arm(self) noexcept
     cdef int run_batch(self) except -1
     cdef void process(self, object me) noexcept
     cdef void on_batch(self) noexcept

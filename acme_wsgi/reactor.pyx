@@ -88,8 +88,12 @@ cdef class Channel:
         """Park the running greenlet until the descriptor is readable or writable (again).
 
         Call it only after the descriptor refused with EAGAIN: the set is edge-triggered. Whatever is thrown
-        into the greenlet meanwhile comes out of here.
+        into the greenlet meanwhile comes out of here. It may come back early, so ask the descriptor again.
         """
+        if what == WAIT_READ and self.readable:
+            return 0                      # that edge came while the greenlet waited for something else
+        if self.waiting:
+            raise RuntimeError("another greenlet already waits for this connection")
         self.waiting = <uint8_t>what
         self.greenlet = current_greenlet()
         try:
@@ -186,6 +190,8 @@ cdef class Reactor:
         """Put the channel at the end of list `number`, out of any other."""
         cdef Links *links = &self.lists[number]
         self.leave(channel)
+        if channel.fd < 0:
+            return                        # the lists hold no references: who is closed stands in none
         channel.list_number = <uint8_t>number
         channel.since_ns = now
         channel.previous = links.last
@@ -236,9 +242,17 @@ cdef class Reactor:
         if not channel.queued:
             channel.queued = 1
             self.ready.append(channel)
-            if not self.armed:
-                self.armed = True
-                self.loop.run_callback(self._on_ready)
+            self.arm()
+
+    cdef void wake(self, Channel channel) noexcept:
+        """Let the greenlet that waits for the channel look again, though nothing happened on it."""
+        self.woken.append(channel)
+        self.arm()
+
+    cdef void arm(self) noexcept:
+        if not self.armed:
+            self.armed = True
+            self.loop.run_callback(self._on_ready)
 
     def _on_ready(self):
         self.armed = False
@@ -264,6 +278,7 @@ cdef class Reactor:
         """In the hub: let leaders work until the batch is done, then wake those whose wait is over."""
         cdef Channel channel
         cdef list woken
+        self.until = monotonic_ns() + SLICE_NS
         while True:
             self.batch_done = False
             if self.idle_greenlets:
@@ -272,7 +287,8 @@ cdef class Reactor:
                 worker = raw_greenlet(self._lead, self.hub)
                 self.greenlets += 1
             switch_to(worker)
-            if self.batch_done:
+            # A handler that blocked had its share as well: its batch goes on after other greenlets' turn.
+            if self.batch_done or monotonic_ns() > self.until:
                 break
         self.leader = None
         if self.woken:
@@ -281,9 +297,8 @@ cdef class Reactor:
                 channel = <Channel>waiting
                 if channel.greenlet is not None:
                     switch_to(channel.greenlet)
-        if (self.ready or self.event_index < self.event_count) and not self.armed:
-            self.armed = True
-            self.loop.run_callback(self._on_ready)
+        if self.ready or self.event_index < self.event_count:
+            self.arm()
         self.on_batch()
         return 0
 
@@ -305,12 +320,11 @@ cdef class Reactor:
         cdef Channel channel
         cdef uint32_t fd
         cdef long round_
-        cdef int64_t until = monotonic_ns() + SLICE_NS
         self.leader = me
         while self.event_index < self.event_count:
             event = &events[self.event_index]
             self.event_index += 1
-            fd = <uint32_t>(event.data.u64 & 0xFFFFFFFF)
+            fd = <uint32_t>event.data.u64      # the low half; the generation is the high one
             # A stale event of a descriptor that was closed, perhaps taken again, earlier in this batch.
             if self.table[fd] == NULL:
                 continue
@@ -319,8 +333,10 @@ cdef class Reactor:
                 continue
             if event.events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
                 channel.readable = 1
-            if event.events & (EPOLLHUP | EPOLLERR):
-                channel.hung_up = 1
+            if event.events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+                channel.ended = 1
+                if event.events & (EPOLLHUP | EPOLLERR):
+                    channel.hung_up = 1
             if channel.waiting:
                 if channel.hung_up or (channel.waiting == WAIT_READ and channel.readable) \
                         or (channel.waiting == WAIT_WRITE and event.events & EPOLLOUT):
@@ -329,10 +345,10 @@ cdef class Reactor:
                 channel.on_event()
                 if self.leader is not me:
                     return
-                if monotonic_ns() > until:
+                if monotonic_ns() > self.until:
                     break
         round_ = len(self.ready)
-        while round_ > 0 and self.ready and monotonic_ns() <= until:
+        while round_ > 0 and self.ready and monotonic_ns() <= self.until:
             round_ -= 1
             channel = <Channel>self.ready.popleft()
             channel.queued = 0

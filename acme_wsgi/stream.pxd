@@ -12,7 +12,10 @@ cdef class Stream(Channel):
     cdef uint32_t size
     cdef uint8_t eof             # the peer will send no more
     cdef int64_t moved           # bytes received or accepted by the peer, for the minimum rates
-    cdef int64_t window_ns       # since when
+    cdef int64_t window_ns       # since when, the time in which nobody waited for the peer left out
+    cdef int64_t paused_ns       # when the last wait in this window ended, 0 = none did
+    cdef int64_t turn_ns         # since when a handler has kept the worker busy with this connection
+    cdef uint8_t window_of       # WAIT_READ or WAIT_WRITE: the direction measured
     cdef int64_t client_wait_ns  # time spent waiting for the peer
     cdef object head_rest        # output that waits for room: bytes or None,
     cdef object body_rest        # then bytes or a FileBody or None
@@ -25,6 +28,7 @@ cdef class Stream(Channel):
     cdef void drop_buffer(self) noexcept
     cdef ssize_t receive_into(self, char *target, size_t room) except -2
     cdef int wait_peer(self, int what) except -1
+    cdef int give_way(self) except -1
     cdef ssize_t try_send(self, const char *data, size_t length, int flags) except -2
     cdef ssize_t try_send_two(self, const char *first, size_t first_length, const char *second,
                               size_t second_length) except -2

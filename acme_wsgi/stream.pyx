@@ -5,8 +5,10 @@ Law: bytes, the descriptor, and waiting for it. Nothing here knows what the byte
 raises ClientDisconnected in whoever reads or writes next.
 """
 
+import gevent
+
 from cpython.bytes cimport PyBytes_AS_STRING
-from libc.errno cimport EAGAIN, ECONNABORTED, ECONNRESET, EINTR, ENOTCONN, EPIPE, ETIMEDOUT, errno
+from libc.errno cimport EAGAIN, EBADF, ECONNABORTED, ECONNRESET, EINTR, ENOTCONN, EPIPE, ETIMEDOUT, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
@@ -20,8 +22,9 @@ cdef extern from "<sys/types.h>" nogil:
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *buffer, size_t length, int flags)
     ssize_t send(int fd, const void *buffer, size_t length, int flags)
+    int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int name, const void *value, unsigned int length)
-    int SOL_SOCKET, SO_LINGER, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_MORE
+    int SHUT_WR, SOL_SOCKET, SO_LINGER, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_MORE
     cdef struct linger:
         int l_onoff
         int l_linger
@@ -50,6 +53,7 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     FILE_SLICE = 1048576     # one sendfile
     TURN = 4194304           # bytes of one response before others get their turn
+    TURN_NS = 10000000       # time a handler may keep reading or writing before others get theirs
 
 
 cdef object lost(str doing):
@@ -57,7 +61,8 @@ cdef object lost(str doing):
 
 
 cdef bint is_gone(int error) noexcept:
-    return error in (EPIPE, ECONNRESET, ENOTCONN, ECONNABORTED, ETIMEDOUT)
+    # EBADF: we closed it while a handler was at work.
+    return error in (EPIPE, ECONNRESET, ENOTCONN, ECONNABORTED, ETIMEDOUT, EBADF)
 
 
 cdef class Stream(Channel):
@@ -109,7 +114,8 @@ cdef class Stream(Channel):
         while True:
             got = recv(self.fd, target, room, MSG_DONTWAIT)
             if got > 0:
-                self.readable = <size_t>got == room
+                # A short read has emptied the socket, but an end that came with the bytes makes no further edge.
+                self.readable = <size_t>got == room or self.ended
                 self.moved += got
                 return got
             if got == 0:
@@ -126,13 +132,29 @@ cdef class Stream(Channel):
             raise OSError(errno, "recv failed")
 
     cdef int wait_peer(self, int what) except -1:
-        """Wait for the peer. Its time is not the handler's: it is counted apart."""
+        """Wait for the peer. Its time is not the handler's: it is counted apart.
+
+        The window in which its rate is measured goes on from wait to wait, or a peer that sends a byte now and
+        then would never be too slow.
+        """
         cdef int64_t since = monotonic_ns()
-        self.open_window(since)
+        if self.paused_ns and self.window_of == what:
+            self.window_ns += since - self.paused_ns
+        else:
+            self.open_window(since)
+            self.window_of = <uint8_t>what
         try:
             self.wait(what)
         finally:
-            self.client_wait_ns += monotonic_ns() - since
+            self.paused_ns = self.turn_ns = monotonic_ns()
+            self.client_wait_ns += self.paused_ns - since
+        return 0
+
+    cdef int give_way(self) except -1:
+        """A peer that is always ready must not keep a handler from ever waiting: now and then others go first."""
+        if monotonic_ns() - self.turn_ns > TURN_NS:
+            gevent.sleep(0)
+            self.turn_ns = monotonic_ns()
         return 0
 
     # ---- out --------------------------------------------------------------------------------------
@@ -187,7 +209,13 @@ cdef class Stream(Channel):
         while length:
             taken = self.try_send(data, length, 0)
             if taken < 0:
-                self.wait_peer(WAIT_WRITE)
+                try:
+                    self.wait_peer(WAIT_WRITE)
+                except BaseException:
+                    # Half of something went out. Should the handler go on, nothing may follow it.
+                    self.hung_up = 1
+                    shutdown(self.fd, SHUT_WR)
+                    raise
                 continue
             data += taken
             length -= taken
@@ -260,6 +288,7 @@ cdef class Stream(Channel):
     cdef void open_window(self, int64_t now) noexcept:
         """Begin to measure the peer's rate."""
         self.window_ns = now
+        self.paused_ns = 0
         self.moved = 0
 
     cdef void close_descriptor(self, bint reset) noexcept:
