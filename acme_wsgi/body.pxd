@@ -15,7 +15,8 @@ cdef class Body:
     cdef int64_t limit
     cdef int64_t length          # Content-Length, -1 without
     cdef Chunked decoder
-    cdef bytes ahead             # read, but not handed out yet (lines)
+    cdef bytes ahead             # read, but not handed out yet (lines),
+    cdef Py_ssize_t ahead_at     # from here on
     cdef object failure          # once broken, always broken
 
     cdef bytes some(self, size_t most)
@@ -26,6 +27,7 @@ cdef class Body:
     cdef int cut(self) except -1
     cdef bint skip(self)
     cdef int64_t unread(self) noexcept
+    cdef bytes take_ahead(self, Py_ssize_t end)
     cdef bytes exactly(self, size_t size)
     cdef bytes everything(self)
     cdef int give_back(self, size_t surplus, size_t *used, size_t *length) except -2

@@ -45,6 +45,7 @@ cdef class Body:
             self.failure = HTTPError(413, "the request body is larger than this server takes")
             raise self.failure
         try:
+            self.stream.give_way()
             piece = self.some_of_chunks(most) if self.chunked else self.some_of_length(most)
         except (BodyError, HTTPError, ConnectionError) as error:
             self.failure = error
@@ -194,16 +195,22 @@ cdef class Body:
 
     # ---- PEP 3333 ---------------------------------------------------------------------------------
 
+    cdef bytes take_ahead(self, Py_ssize_t end):
+        """The bytes ahead up to `end`. They are not moved: a body may be a million lines."""
+        cdef bytes piece = self.ahead[self.ahead_at:end]
+        if end == len(self.ahead):
+            self.ahead = None
+        else:
+            self.ahead_at = end
+        return piece
+
     cdef bytes exactly(self, size_t size):
         """`size` bytes, fewer only at the end."""
         cdef bytes piece
         cdef size_t have
         if self.ahead is not None:
-            piece = self.ahead
-            if <size_t>len(piece) > size:
-                self.ahead = piece[size:]
-                return piece[:size]
-            self.ahead = None
+            have = len(self.ahead) - self.ahead_at
+            piece = self.take_ahead(self.ahead_at + <Py_ssize_t>(size if size < have else have))
         else:
             piece = self.some(size if size < LARGEST else LARGEST)
         have = len(piece)
@@ -221,8 +228,7 @@ cdef class Body:
     cdef bytes everything(self):
         pieces = []
         if self.ahead is not None:
-            pieces.append(self.ahead)
-            self.ahead = None
+            pieces.append(self.take_ahead(len(self.ahead)))
         while True:
             piece = self.some(PIECE)
             if not piece:
@@ -239,29 +245,28 @@ cdef class Body:
 
     def readline(self, size=-1):
         """One line with its end, at most `size` bytes of it."""
-        cdef bytes line = self.ahead if self.ahead is not None else b""
-        cdef Py_ssize_t at, most = -1 if size is None or size < 0 else size
-        cdef list pieces
-        if most == 0:
-            return b""
-        self.ahead = None
-        pieces = []
-        have = 0
-        while True:
-            at = line.find(b"\n") + 1
-            if most > 0 and (at == 0 or have + at > most) and have + len(line) >= most:
-                at = most - have
-            if at:
-                pieces.append(line[:at])
-                if at < len(line):
-                    self.ahead = line[at:]
-                break
-            pieces.append(line)
-            have += len(line)
-            line = self.some(PIECE)
-            if not line:
-                break
-        return b"".join(pieces)
+        cdef Py_ssize_t at, end, stop, have = 0, most = -1 if size is None or size < 0 else size
+        cdef bint whole = most == 0
+        cdef list pieces = []
+        while not whole:
+            if self.ahead is None:
+                piece = self.some(PIECE)
+                if not piece:
+                    break
+                self.ahead = piece
+                self.ahead_at = 0
+            at = self.ahead_at
+            stop = len(self.ahead)
+            if most > 0 and stop - at > most - have:
+                stop = at + most - have
+            end = self.ahead.find(b"\n", at, stop) + 1
+            whole = end > 0
+            if not whole:
+                end = stop
+            have += end - at
+            whole = whole or have == most
+            pieces.append(self.take_ahead(end))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def readlines(self, hint=-1):
         """All lines; with `hint`, no further ones once they hold that many bytes."""
