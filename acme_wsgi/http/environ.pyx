@@ -104,14 +104,17 @@ cdef int put_fields(dict environ, Head *head) except -1:
     cdef int index
     cdef Field *field
     cdef PyObject *there
+    cdef Py_ssize_t entries
     for index in range(head.nfields):
         field = &head.fields[index]
         if field.underscore or (field.name_length == 5 and same_name(field.name, 5, b"proxy", 5)):
             continue
         key = environ_key(field)
         value = ascii(field.value, field.value_length) if field.ascii else latin1(field.value, field.value_length)
+        entries = len(environ)
         there = PyDict_SetDefault(environ, key, value)
-        if there != <PyObject *>value:
+        # Identity tells nothing: an empty value is the same object in every line.
+        if len(environ) == entries:
             joint = "; " if key == "HTTP_COOKIE" else ", "
             environ[key] = <object>there + joint + value
     if head.absolute:
