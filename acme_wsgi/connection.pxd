@@ -35,7 +35,8 @@ cdef class Service:
     cdef uint64_t id_state
     cdef uint64_t id_stream
     cdef size_t max_head
-    cdef int64_t max_body
+    cdef int64_t max_body        # of a route without its own
+    cdef int64_t largest_body    # of any route
     cdef int64_t timeout_ns
     cdef bint server_field
     cdef bint draining
@@ -50,6 +51,7 @@ cdef class Connection(Stream):
     cdef uint8_t proxied         # a PROXY header may stand first
     cdef uint8_t trusted
     cdef uint8_t expired         # its time in this state is over
+    cdef uint8_t rude            # it ends with a reset
     cdef int64_t taken_before    # bytes the peer had acknowledged when its rate was last looked at
     cdef int64_t skip            # bytes of an unread body still to be dropped
     cdef Chunked *scan           # how far a chunked body that is still coming was looked at
@@ -59,6 +61,7 @@ cdef class Connection(Stream):
     cdef int proceed(self) except -1
     cdef int receive(self) except -1
     cdef int take(self, const char *data, size_t length, bint fresh) except -1
+    cdef int stay_idle(self) except -1
     cdef Py_ssize_t take_proxy(self, const char *data, size_t length) except -2
     cdef int keep(self, const char *rest, size_t length, bint fresh) except -1
     cdef int park(self, int number, const char *rest, size_t length, bint fresh) except -1
@@ -76,6 +79,7 @@ cdef class Connection(Stream):
     cdef int plan_head(self, Request request, object status, object headers, int64_t length) except -1
     cdef int continue_sending(self) except -1
     cdef void finish(self, Request request, bint cut) noexcept
+    cdef void end_body(self, Request request) noexcept
     cdef void record(self, Request request) noexcept
     cdef void after(self, Request request, bint cut) noexcept
     cdef void linger(self) noexcept
@@ -88,7 +92,6 @@ cdef class Connection(Stream):
     cdef int hand_over(self) except -1
     cdef int hold_head(self, Request request) except -1
     cdef bytes fit(self, Request request, bytes data)
-    cdef int short_of(self, Request request, int64_t missing) except -1
     cdef int send_bytes(self, Request request, bytes data) except -1
     cdef int send_large_piece(self, Request request, bytes piece) except -1
 
@@ -121,4 +124,6 @@ cdef class Request:
     cdef int64_t clock_ns        # since when the handler's time runs
     cdef uint64_t received
     cdef bint overlong           # it sent more than it promised
+    cdef int64_t missing         # bytes it promised and did not send
+    cdef bint over               # it has ended, or is about to
     cdef bint inside             # its context is entered

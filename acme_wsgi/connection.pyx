@@ -39,6 +39,8 @@ cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     object PyDict_Copy(object mapping)
+    int PyGC_Disable()
+    int PyGC_Enable()
 
 cdef extern from "<sys/socket.h>" nogil:
     int shutdown(int fd, int how)
@@ -140,6 +142,8 @@ cdef class Request:
         """Begin the response early; returns `write` (PEP 3333). The head leaves with the first write."""
         if self.started:
             raise AssertionError("the response has begun already")
+        if self.connection is None:
+            raise ClientDisconnected("the request is over")
         self.connection.plan_head(self, status, headers, -1)
         self.connection.hold_head(self)
         return self.write
@@ -154,6 +158,7 @@ cdef class Request:
     def early_hints(self, headers):
         """Send a 103 with `headers` now (RFC 8297); nothing to a client of HTTP/1.0 or after the head."""
         cdef bytes interim
+        headers = list(headers)           # before the shared buffer is touched: iterating it may block
         if self.minor < 1 or self.started or self.connection is None:
             return
         self.connection.service.out.used = 0
@@ -243,6 +248,11 @@ cdef class Connection(Stream):
             data += dropped
             length -= dropped
         if self.proxied and length:
+            if fresh:
+                # Python code looks at it, and might let others at the shared buffer.
+                self.stash(data, length)
+                data = self.buffer + self.start
+                fresh = False
             proxy = self.take_proxy(data, length)
             if proxy < 0:
                 return self.park(LIST_HEAD, data, length, fresh)
@@ -251,17 +261,24 @@ cdef class Connection(Stream):
         verdict = read_head(data, length, service.max_head, &service.head)
         if verdict == 0:
             if length == 0 and self.list_number == LIST_IDLE:
-                return self.keep(data, 0, fresh)
+                return self.stay_idle()
             return self.park(LIST_HEAD, data, length, fresh)
         if verdict < 0:
             self.keep(data, 0, fresh)
             return self.refuse(service.head.status, service.head.message.decode("ascii"))
-        if service.head.content_length > service.max_body:
+        if service.head.content_length > service.largest_body:
             self.keep(data, 0, fresh)
             return self.refuse(413, "the request body is larger than this server takes")
         if (service.head.content_length > 0 or service.head.chunked) and not self.body_due(data, length):
             return self.park(LIST_BODY, data, length, fresh)
         return self.begin(data, length, fresh)
+
+    cdef int stay_idle(self) except -1:
+        """All that came was the rest of a body that nobody had read."""
+        self.drop_buffer()
+        if self.readable:
+            self.reactor.make_ready(self)
+        return 0
 
     cdef Py_ssize_t take_proxy(self, const char *data, size_t length) except -2:
         """A PROXY header from a trusted peer: its length, 0 if there is none, -1 if more bytes are needed."""
@@ -369,6 +386,7 @@ cdef class Connection(Stream):
         cdef Py_ssize_t normal
         cdef Request request
         cdef str path
+        cdef bint asterisk, collecting
         if self.scan != NULL:
             free(self.scan)
             self.scan = NULL
@@ -380,9 +398,19 @@ cdef class Connection(Stream):
                 self.keep(data, 0, fresh)
                 return self.refuse(400, "the path has a bad escape or climbs above the root")
             path = latin1(service.path, normal)
-        request = self.make_request(path)
-        self.keep(data + head.consumed, length - head.consumed, fresh)
-        if head.asterisk:
+        asterisk = head.asterisk
+        # A collection might run anybody's __del__, which might block: until everything is copied out of it, the
+        # shared buffer must stay ours.
+        collecting = PyGC_Disable()
+        try:
+            request = self.make_request(path)
+            self.keep(data + head.consumed, length - head.consumed, fresh)
+        finally:
+            if collecting:
+                PyGC_Enable()
+        if self.trusted:
+            self.believe(request)
+        if asterisk:
             # RFC 9110 9.3.7: about the server as a whole; we have nothing to add to "it lives".
             self.respond(request, Response("204 No Content", []))
             return 0
@@ -435,21 +463,20 @@ cdef class Connection(Stream):
             environ["REMOTE_PORT"] = str(self.port)
         else:
             environ["REMOTE_ADDR"] = ""
-        if self.trusted:
-            self.believe(request, environ)
         environ[ACME_REQUEST_ID] = request.request_id
         self.request = request
-        request.begun_ns = request.clock_ns = monotonic_ns()
-        self.client_wait_ns = 0
+        request.begun_ns = request.clock_ns = self.turn_ns = monotonic_ns()
+        self.client_wait_ns = self.paused_ns = 0
         service.slot.data.in_flight += 1
         self.reactor.enter(self, LIST_RUN, request.begun_ns)
         return request
 
-    def believe(self, Request request, dict environ):
+    def believe(self, Request request):
         """What a trusted proxy says of the client counts."""
+        cdef dict environ = request.environ
         given = environ.get("HTTP_X_REQUEST_ID")
         if given is not None and _REQUEST_ID.match(given):
-            request.request_id = given
+            request.request_id = environ[ACME_REQUEST_ID] = given
         self.service.trusted.apply(environ, self.address)
 
     cdef int run(self, Request request) except -1:
@@ -480,6 +507,7 @@ cdef class Connection(Stream):
             return 0
         if isinstance(error, ClientDisconnected):
             log.debug("%s %s: %s", request.method, request.target, error)
+            self.service.slot.data.disconnects += 1
             self.finish(request, True)
             return 0
         answer = error_for(request, error)
@@ -489,7 +517,8 @@ cdef class Connection(Stream):
                         request.request_id)
             self.finish(request, True)
             return 0
-        request.started = request.head_pending = False
+        request.started = request.head_pending = request.overlong = False
+        request.missing = 0
         request.head = None
         request.close_wanted = request.close_wanted or isinstance(error, (DeadlineExceeded, BodyError))
         try:
@@ -505,8 +534,10 @@ cdef class Connection(Stream):
         """Write the response head into the scratch buffer and settle the framing."""
         cdef Service service = self.service
         cdef int64_t unread = request.body.unread()
+        if type(headers) is not list:
+            headers = list(headers)       # before the shared buffer is touched: iterating it may block
         request.plan.close = request.close_wanted or not request.keep_alive or service.draining or self.eof
-        if unread > DRAIN or (unread < 0 and not self.rest_is_here(request)) or (unread and request.body.expect):
+        if unread > DRAIN or request.body.failure is not None or (unread < 0 and not self.rest_is_here(request)) or (unread and request.body.expect):
             request.plan.close = 1
         service.out.used = 0
         write_head(service.out, status, headers, &request.plan, request.minor, request.head_only, length,
@@ -538,6 +569,8 @@ cdef class Connection(Stream):
         cdef bytes data
         cdef FileBody part
         request.closer = response.close
+        if self.request is not request:
+            raise ClientDisconnected("the request was over before its handler was")
         if request.started:
             return self.send_stream(request, body)
         if type(body) is bytes:
@@ -550,6 +583,8 @@ cdef class Connection(Stream):
             return self.send_bytes(request, data)
         if type(body) is FileBody:
             part = <FileBody>body
+            if part.offset < 0 or part.count < 0:
+                raise ValueError("a part of a file can't begin or end before the file does")
             self.plan_head(request, response.status, response.headers, part.count)
             if request.plan.bodiless:
                 return self.send_small(request, NULL, 0)
@@ -558,7 +593,7 @@ cdef class Connection(Stream):
             if request.promised >= 0 and request.promised < part.count:
                 self.body_left = request.promised
             elif request.promised > part.count:
-                self.short_of(request, request.promised - part.count)
+                request.missing = request.promised - part.count
             self.body_rest = part
             self.head_rest = self.service.out.getvalue()
             self.hand_over()
@@ -580,22 +615,15 @@ cdef class Connection(Stream):
         return 0
 
     cdef bytes fit(self, Request request, bytes data):
-        """The application promised another length: never more bytes than that, and no reuse after fewer."""
-        if len(data) > request.promised:
-            if not request.overlong:
-                log.error("%s %s: the application sent more than its Content-Length (request %s)", request.method,
-                          request.target, request.request_id)
-            request.overlong = True
-            request.plan.close = 1
-            return data[:request.promised]
-        self.short_of(request, request.promised - len(data))
-        return data
+        """The application promised another length: never more bytes than that, and no reuse after fewer.
 
-    cdef int short_of(self, Request request, int64_t missing) except -1:
-        log.error("%s %s: the application sent %d bytes less than its Content-Length (request %s)", request.method,
-                  request.target, missing, request.request_id)
-        request.plan.close = 1
-        return 0
+        `finish` logs it: to log may block, and the head stands in a buffer that all share.
+        """
+        if len(data) > request.promised:
+            request.overlong = True
+            return data[:request.promised]
+        request.missing = request.promised - len(data)
+        return data
 
     cdef int send_bytes(self, Request request, bytes data) except -1:
         cdef Scratch out = self.service.out
@@ -646,7 +674,9 @@ cdef class Connection(Stream):
             else:
                 for piece in body:
                     if type(piece) is not bytes:
-                        raise TypeError(f"a body is made of bytes, not {type(piece).__name__}")
+                        if not isinstance(piece, bytes):
+                            raise TypeError(f"a body is made of bytes, not {type(piece).__name__}")
+                        piece = bytes(piece)
                     if piece:
                         self.send_piece(request, <bytes>piece)
                         if request.overlong:
@@ -656,7 +686,7 @@ cdef class Connection(Stream):
         if request.plan.chunked and not request.plan.bodiless:
             self.send_all(b"0\r\n\r\n", 5)
         elif request.promised > 0 and not request.plan.bodiless:
-            self.short_of(request, request.promised)
+            request.missing = request.promised
         self.finish(request, False)
         return 0
 
@@ -685,6 +715,7 @@ cdef class Connection(Stream):
         # The handler's clock runs from piece to piece, not over the whole stream.
         request.clock_ns = monotonic_ns()
         self.client_wait_ns = 0
+        self.give_way()
         out.used = 0
         if request.head_pending:
             head = request.head
@@ -741,8 +772,19 @@ cdef class Connection(Stream):
     # ---- the end of a request ---------------------------------------------------------------------
 
     cdef void finish(self, Request request, bint cut) noexcept:
-        """The response has ended, one way or the other. Runs once per request."""
-        call_closer(request)
+        """The response has ended, one way or the other. Does its work once per request."""
+        if request.over:
+            return
+        request.over = True
+        if request.overlong or request.missing:
+            request.plan.close = 1
+            log_misfit(request)
+        if request.closer is not None:
+            self.end_body(request)
+        if self.waiting:
+            # A greenlet of the application's own still reads or writes: it must not get at the next request.
+            self.reactor.wake(self)
+            cut = True
         self.record(request)
         self.request = None
         if self.fd >= 0:
@@ -753,6 +795,21 @@ cdef class Connection(Stream):
         if request.body is not NO_BODY:
             request.body.over = True
             request.body.stream = None
+            request.body.failure = None   # its traceback leads back here
+
+    cdef void end_body(self, Request request) noexcept:
+        """The closer is the application's code and may block: until it returns, the request still runs."""
+        cdef object me = current_greenlet()
+        if request.greenlet is None:
+            request.greenlet = me
+            request.clock_ns = monotonic_ns()
+            self.client_wait_ns = 0
+            self.reactor.enter(self, LIST_RUN, request.clock_ns)
+            call_closer(request)
+            request.greenlet = None
+        elif request.greenlet is me:
+            call_closer(request)
+        # Else we are closed while the handler is at work: its own end calls the closer.
 
     cdef void record(self, Request request) noexcept:
         """Count and log."""
@@ -781,7 +838,7 @@ cdef class Connection(Stream):
         cdef int64_t now
         if cut or self.hung_up:
             # A stream that only the connection's end delimits must not look whole.
-            self.close(cut and request.started and request.plan.length < 0 and not request.plan.chunked)
+            self.close(self.rude or cut and request.started and request.plan.length < 0 and not request.plan.chunked)
             return
         if request.plan.close:
             if self.readable or self.end > self.start or not request.body.done or request.body is NO_BODY \
@@ -791,7 +848,6 @@ cdef class Connection(Stream):
                 self.close(False)
             return
         if not request.body.skip():
-            self.skip = request.body.unread()
             if request.body.chunked or request.body.failure is not None:
                 self.linger()
                 return
@@ -830,6 +886,8 @@ cdef class Connection(Stream):
         """The engine's clock ran out on this connection."""
         cdef int number = self.list_number
         self.expired = 0
+        if number == LIST_IDLE and not self.skip and (self.readable or self.end > self.start):
+            return self.receive()         # its next request came at the last moment
         if number == LIST_HEAD or number == LIST_BODY:
             self.service.slot.data.timeouts += 1
             if number == LIST_HEAD and self.end == self.start:
@@ -841,7 +899,8 @@ cdef class Connection(Stream):
         if number == LIST_SEND:
             self.service.slot.data.timeouts += 1
             log.debug("%s: too slow in taking its response", self.address)
-            self.finish(self.request, True)
+            # With a reset: what the kernel still holds for it would stay there for minutes.
+            self.close(True)
         elif number == LIST_IDLE or number == LIST_LINGER:
             self.close(False)
         return 0
@@ -874,6 +933,7 @@ cdef class Connection(Stream):
                     error.status = 408
                 else:
                     error = ClientDisconnected("the client is too slow in taking its response")
+                    self.rude = 1         # what the kernel still holds for it would stay there for minutes
                 self.greenlet.throw(error)
         elif request is not None and request.greenlet is not None \
                 and now - request.clock_ns - self.client_wait_ns > request.timeout_ns:
@@ -899,6 +959,15 @@ cdef class Connection(Stream):
             return True
         self.open_window(now)
         return False
+
+
+cdef void log_misfit(Request request) noexcept:
+    if request.overlong:
+        log.error("%s %s: the application sent more than its Content-Length (request %s)", request.method,
+                  request.target, request.request_id)
+    else:
+        log.error("%s %s: the application sent %d bytes less than its Content-Length (request %s)", request.method,
+                  request.target, request.missing, request.request_id)
 
 
 cdef void call_closer(Request request) noexcept:

@@ -13,6 +13,7 @@ import resource
 import socket
 import sys
 import time
+from email.utils import formatdate
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, EPROTO, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t
@@ -37,6 +38,9 @@ from acme_wsgi.scoreboard cimport Scoreboard, Slot
 cdef extern from "<arpa/inet.h>" nogil:
     const char *inet_ntop(int family, const void *source, char *target, unsigned int size)
     uint16_t ntohs(uint16_t value)
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
 
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
@@ -159,6 +163,8 @@ cdef class Engine(Reactor):
         service.id_stream = int.from_bytes(os.urandom(8), "little")
         service.max_head = server.max_header_size
         service.max_body = server.max_body_size
+        # Refused before its route is known is only what no route takes.
+        service.largest_body = max(server.max_body_size, *(route.max_body_size or 0 for route in config.routes), 0)
         service.path = <char *>malloc(service.max_head + 16)
         if service.path == NULL:
             raise MemoryError
@@ -274,6 +280,8 @@ cdef class Engine(Reactor):
         elsewhere = self.board.oldest_idle_elsewhere(self.service.slot.index)
         if elsewhere and elsewhere < oldest.since_ns and own < self.own_limit:
             return NO
+        if oldest.readable or oldest.end > oldest.start:
+            return NO                     # it is idle no longer: its next request waits for its turn
         return YES_FOR_THE_IDLEST
 
     cdef void accept_from(self, Listener listener) noexcept:
@@ -285,6 +293,7 @@ cdef class Engine(Reactor):
         cdef Connection connection
         listener.pending = False
         while True:
+            fd = -1
             try:
                 turn = self.may_accept(listener)
                 if turn == NO:
@@ -306,12 +315,14 @@ cdef class Engine(Reactor):
                 connection.service = self.service
                 connection.base_environ = listener.environ
                 self.name_peer(connection, <sockaddr *>address)
+                self.add(connection, True)
                 self.service.slot.data.connections += 1
                 self.service.slot.data.connections_total += 1
-                self.add(connection, True)
                 self.enter(connection, LIST_HEAD, now)
             except BaseException:
                 log.exception("a connection could not be taken in")
+                if fd >= 0:
+                    close(fd)
                 self.look_again(listener)
                 return
 
@@ -367,7 +378,8 @@ cdef class Engine(Reactor):
     cdef int set_clock(self, int64_t now) except -1:
         cdef bytes text
         cdef double at = time.time()
-        text = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(at)).encode("ascii")
+        # Not strftime: an application may set a locale, and its days would be in the Date.
+        text = formatdate(at, usegmt=True).encode("ascii")
         memcpy(self.service.date, <const char *>text, len(text) + 1)
         self.service.epoch = at - now * 1e-9
         self.second_ns = now + <int64_t>((1.0 - at % 1.0) * 1e9)
