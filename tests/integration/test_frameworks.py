@@ -1,7 +1,7 @@
 """Flask, Django and httpbin behind `acme-wsgi -c`: each is served as its own users would use it.
 
-Knows the clients of the standard library and tests/apps/frameworks. Uploads are in test_uploads.py, what one request
-must not see of another in test_isolation.py.
+Knows the clients of the standard library and tests/apps/frameworks. Uploads are in test_uploads.py, what
+one request must not see of another in test_isolation.py.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
-import brotli
+import brotlicffi
 import pytest
 
+from acme_wsgi.config import load
 from tests.server import ROOT, Launcher, Server, wait_until
 
 MB = 1 << 20
@@ -96,6 +97,13 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         return None
 
 
+@pytest.mark.parametrize("example", ["flask", "django"])
+def test_the_examples_load(example: str) -> None:
+    config = load([str(ROOT / "examples" / example / "conf.d")], {})
+    assert (len(config.routes) > 0, config.warnings) == (True, ())
+    assert config.server.trusted_proxies
+
+
 # ------------------------------------------------------------------------------------------------ Flask
 
 
@@ -137,7 +145,8 @@ def test_flask_takes_forms_files_and_json(flask: Server) -> None:
 
 
 def test_flask_takes_chunks(flask: Server) -> None:
-    head = b"POST /json HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /json HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
     with flask.connect() as wire:
         wire.send(head).trickle(b"5\r\n[1, 2\r\n4\r\n, 3]\r\n0\r\n\r\n")
         assert json.loads(wire.reply().text) == [1, 2, 3]
@@ -152,7 +161,7 @@ def test_flask_errors_are_flasks(flask: Server) -> None:
     answer, _ = browser("/count", b"", method="POST")
     assert answer.status == 405
     assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
-    answer, body = browser("/json", b"{", headers={"Content-Type": "application/json"})
+    answer, _ = browser("/json", b"{", headers={"Content-Type": "application/json"})
     assert answer.status == 400
 
 
@@ -461,7 +470,7 @@ def test_httpbin_encodings(httpbin: Server) -> None:
     for name, decode in (
         ("gzip", gzip.decompress),
         ("deflate", zlib.decompress),
-        ("brotli", brotli.decompress),
+        ("brotli", brotlicffi.decompress),
     ):
         answer, body = browser(f"/{name}")
         assert answer.headers["Content-Encoding"] == {"brotli": "br"}.get(name, name)
@@ -530,7 +539,7 @@ def test_httpbin_redirects(httpbin: Server) -> None:
 
 def test_httpbin_cookies(httpbin: Server) -> None:
     browser = Browser(httpbin)
-    answer, body = browser("/cookies/set?one=1&two=2", follow=True)
+    _, body = browser("/cookies/set?one=1&two=2", follow=True)
     assert json.loads(body) == {"cookies": {"one": "1", "two": "2"}}
     assert browser("/cookies/set/three/3")[0].status == 302
     assert browser.json("/cookies")["cookies"] == {"one": "1", "two": "2", "three": "3"}
@@ -564,7 +573,8 @@ def test_httpbin_digest_authentication(httpbin: Server, algorithm: str) -> None:
     second = hash_(f"GET:{target}")
     response = hash_(f"{first}:{asked_fields['nonce']}:00000001:c:auth:{second}")
     given = (
-        f'Digest username="user", realm="{asked_fields["realm"]}", nonce="{asked_fields["nonce"]}", uri="{target}", '
+        f'Digest username="user", realm="{asked_fields["realm"]}", nonce="{asked_fields["nonce"]}", '
+        f'uri="{target}", '
         f'algorithm={algorithm}, opaque="{asked_fields["opaque"]}", qop=auth, nc=00000001, cnonce="c", '
         f'response="{response}"'
     )
@@ -601,7 +611,7 @@ def test_httpbin_caching(httpbin: Server) -> None:
 
 
 def test_httpbin_links(httpbin: Server) -> None:
-    answer, body = Browser(httpbin)("/links/5/2", follow=True)
+    _, body = Browser(httpbin)("/links/5/2", follow=True)
     assert body.count(b"<a href=") == 4
     answer, _ = Browser(httpbin)("/links/3", follow=True)
     assert answer.url == f"{httpbin.url}/links/3/0"

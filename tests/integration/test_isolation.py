@@ -1,6 +1,7 @@
 """What one request may not see of another: contexts, framework locals, handlers that block and take turns.
 
-Knows the clients' side; pooled greenlets are what makes this worth proving. One worker, many requests at once.
+Knows the clients' side; pooled greenlets are what makes this worth proving. One worker,
+many requests at once.
 """
 
 from __future__ import annotations
@@ -30,14 +31,16 @@ kept, stack, variable = Local(), LocalStack(), ContextVar("variable", default=No
 
 @app.get("/<value>")
 def page(value):
-    before = [getattr(g, "value", None), getattr(kept, "value", None), stack.top, variable.get(), session.get("value")]
+    before = [getattr(g, "value", None), getattr(kept, "value", None), stack.top,
+              variable.get(), session.get("value")]
     g.value = kept.value = session["value"] = value
     stack.push(value)
     variable.set(value)
     seen = set()
     for _ in range(3):
         time.sleep(0.003)
-        seen |= {g.value, kept.value, stack.top, variable.get(), session["value"], request.path[1:], request.args["again"]}
+        seen |= {g.value, kept.value, stack.top, variable.get(), session["value"],
+                 request.path[1:], request.args["again"]}
     return {"before": before, "seen": sorted(seen)}
 """
 

@@ -1,4 +1,4 @@
-"""Logs of a running server: their formats, rotation, what clients inject, and how an error's lines find each other.
+"""Logs of a running server: their formats, rotation, what clients inject, how an error's lines match.
 
 Knows configuration, wire and files; the formatters themselves are tested with the modules that have them.
 """
@@ -47,7 +47,8 @@ def wait_lines(path: Path, count: int) -> list[str]:
         ("common", rf'127\.0\.0\.1 - - {STAMP} "GET /hello\?a=b HTTP/1\.1" 200 6'),
         (
             "combined",
-            rf'127\.0\.0\.1 - - {STAMP} "GET /hello\?a=b HTTP/1\.1" 200 6 "http://from\.example/" "agent/1\.0"',
+            rf'127\.0\.0\.1 - - {STAMP} "GET /hello\?a=b HTTP/1\.1" 200 6 '
+            r'"http://from\.example/" "agent/1\.0"',
         ),
     ],
 )
@@ -67,7 +68,8 @@ def test_access_lines_as_json(acme: Launcher, tmp_path: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("timestamp"))
     assert 0 < line.pop("duration_ms") < 10_000
     assert line == {
-        "remote_addr": "127.0.0.1", "method": "GET", "target": "/hello?a=b", "protocol": "HTTP/1.1", "status": 200,
+        "remote_addr": "127.0.0.1", "method": "GET", "target": "/hello?a=b", "protocol": "HTTP/1.1",
+        "status": 200,
         "bytes": 6, "referer": "http://from.example/", "user_agent": "agent/1.0", "host": "test",
         "request_id": reply.header("X-Request-ID"), "headers": {"X-Tenant": "t1", "Authorization": "***"},
     }  # fmt: skip
@@ -200,7 +202,8 @@ def test_signals_alone_do_no_harm(acme: Launcher) -> None:
 # ------------------------------------------------------------------------------------------ injection
 
 HOSTILE = [
-    b'GET /a%0d%0aevil HTTP/1.1\r\nHost: a\r\nUser-Agent: x"y\\z\x80\xff\r\nReferer: \tx\ty\xe2\x80\xa8z\r\n\r\n',
+    b'GET /a%0d%0aevil HTTP/1.1\r\nHost: a\r\nUser-Agent: x"y\\z\x80\xff\r\n'
+    b"Referer: \tx\ty\xe2\x80\xa8z\r\n\r\n",
     b'GET /%1b[31mred?"\'\\x HTTP/1.1\r\nHost: a\r\nUser-Agent: " 200 0 "\r\n\r\n',
     b"G\x1bT /\x07\x1b]0;x\x07 HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /\r\n127.0.0.1 - - forged HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -251,7 +254,8 @@ def test_what_an_application_raises_is_escaped(acme: Launcher, tmp_path: Path) -
     server.errors_expected = True
     with server.connect() as wire:
         wire.send(
-            b"GET /x%0a2026-01-01%20error%20forged%1b%5b HTTP/1.1\r\nHost: a\r\nUser-Agent: \xc2\x9b1m\r\n\r\n"
+            b"GET /x%0a2026-01-01%20error%20forged%1b%5b HTTP/1.1\r\nHost: a\r\n"
+            b"User-Agent: \xc2\x9b1m\r\n\r\n"
         )
         assert wire.reply().status == 500
     wait_until(lambda: "RuntimeError" in error.read_text(), "the traceback")

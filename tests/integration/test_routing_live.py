@@ -1,4 +1,4 @@
-"""Routes of a real configuration, asked over the wire: what matches, what a handler may return, limits of a route.
+"""Routes of a real configuration, asked over the wire: what matches, what handlers return, a route's limits.
 
 Knows configuration and wire; the matching itself is tested with the module that does it.
 """
@@ -23,7 +23,8 @@ ended = []
 
 def where(name):
     def page(request):
-        return {"route": name, "params": dict(request.path_params), "path": request.path, "method": request.method}
+        return {"route": name, "params": dict(request.path_params), "path": request.path,
+                "method": request.method}
     return page
 
 exact, prefix, parameter, regex, fallback, posted, hosted = map(
@@ -170,8 +171,8 @@ def test_405_names_the_methods(acme: Launcher) -> None:
 
 @pytest.mark.parametrize(
     ("host", "route"),
-    [("a.example", "hosted"), ("A.EXAMPLE:99", "hosted"), ("x.b.example", "hosted"), ("b.example", "fallback"),
-     ("a.example.org", "fallback")],
+    [("a.example", "hosted"), ("A.EXAMPLE:99", "hosted"), ("x.b.example", "hosted"),
+     ("b.example", "fallback"), ("a.example.org", "fallback")],
 )  # fmt: skip
 def test_hosts(server: Server, host: str, route: str) -> None:
     with server.connect() as wire:

@@ -85,7 +85,8 @@ def test_an_untrusted_peers_word_does_not(acme: Launcher, tmp_path: Path, where:
     own = "127.0.0.1" if where == "tcp" else ""
     lines = [
         f"X-Forwarded-For: {CLIENT}", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.example",
-        "X-Forwarded-Prefix: /evil", "X-Forwarded-Port: 1", f"Forwarded: for={CLIENT};proto=https;host=evil.example",
+        "X-Forwarded-Prefix: /evil", "X-Forwarded-Port: 1",
+        f"Forwarded: for={CLIENT};proto=https;host=evil.example",
         "X-Request-ID: chosen-by-me",
     ]  # fmt: skip
     told = ask(server, b"", *lines)
@@ -103,12 +104,12 @@ def test_an_untrusted_peers_word_does_not(acme: Launcher, tmp_path: Path, where:
 def test_all_that_a_trusted_proxy_can_say(acme: Launcher, tmp_path: Path) -> None:
     server = server_on(acme, "tcp", ["127.0.0.1"], tmp_path)
     told = ask(
-        server, b"", f"X-Forwarded-For: {CLIENT}", "X-Forwarded-Proto: https", "X-Forwarded-Host: shop.example",
-        "X-Forwarded-Port: 8443", "X-Forwarded-Prefix: /shop",
+        server, b"", f"X-Forwarded-For: {CLIENT}", "X-Forwarded-Proto: https",
+        "X-Forwarded-Host: shop.example", "X-Forwarded-Port: 8443", "X-Forwarded-Prefix: /shop",
     )  # fmt: skip
     expected = {
-        "REMOTE_ADDR": CLIENT, "wsgi.url_scheme": "https", "HTTP_HOST": "shop.example:8443", "SERVER_PORT": "8443",
-        "SCRIPT_NAME": "/shop",
+        "REMOTE_ADDR": CLIENT, "wsgi.url_scheme": "https", "HTTP_HOST": "shop.example:8443",
+        "SERVER_PORT": "8443", "SCRIPT_NAME": "/shop",
     }  # fmt: skip
     assert {key: told[key] for key in expected} == expected
 
@@ -120,7 +121,7 @@ def test_the_client_is_the_first_address_that_is_not_trusted(acme: Launcher, tmp
 
 
 def test_proxy_is_for_the_connection_and_headers_for_the_request(acme: Launcher, tmp_path: Path) -> None:
-    """Behind PROXY, every request on the connection has that address; headers of that client count for nothing."""
+    """Behind PROXY, every request on the connection has that address; its headers count for nothing."""
     server = server_on(acme, "tcp", ["127.0.0.1"], tmp_path)
     with server.connect() as wire:
         wire.send(V1)

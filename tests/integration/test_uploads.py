@@ -1,7 +1,7 @@
 """Large uploads: 100 MB through Django and Flask onto the disk, while the worker's memory stays where it was.
 
-Memory is the worker's private memory and its proportional share of the rest (PSS), sampled while the upload runs: what
-the kernel says at its highest, not what is left at the end. The pages of the files written belong to the kernel.
+Memory is the worker's private memory and its proportional share of the rest (PSS), sampled while the upload
+runs, and the highest resident size that the kernel noted: not what is left at the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""PEP 3333 as applications meet it: wsgiref.validate stays silent, input reads like a file, close() is called once.
+"""PEP 3333 as applications meet it: validate is silent, input reads like a file, close() is called once.
 
 Knows the wire and tests/apps/frameworks/wsgi_cases.py.
 """
@@ -68,7 +68,7 @@ def post(path: str, body: bytes, chunked: bool) -> bytes:
 
 
 def test_validate_is_silent(acme: Launcher, tmp_path: Path) -> None:
-    """Every page behind wsgiref.validate; the fixture fails on any error in the log, and it doesn't warn either."""
+    """Every page behind wsgiref.validate; the fixture fails on an error in the log; no warning."""
     (tmp_path / "file").write_bytes(b"0123456789" * 10_000)
     env = {"FILE": str(tmp_path / "file"), "PYTHONWARNINGS": "always"}
     server = acme(app=f"{APP}:validated", env=env)

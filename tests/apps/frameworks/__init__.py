@@ -1,1 +1,1 @@
-"""Applications written with the frameworks that people use, as they would write them; they know nothing of ACME."""
+"""Applications written with the frameworks that people use, as they would write them."""

@@ -1,4 +1,4 @@
-"""A bare WSGI application for what PEP 3333 asks of a server; `validated` is the same behind wsgiref.validate.
+"""A bare WSGI application for what PEP 3333 asks of a server; `validated` has wsgiref.validate around it.
 
 What it saw beyond its responses stands in NOTES, which /notes returns. Knows PEP 3333 only.
 """
@@ -28,7 +28,8 @@ def note(environ: Environ, what: str) -> None:
 
 
 def query(environ: Environ, name: str, default: str = "") -> str:
-    return parse_qs(environ["QUERY_STRING"]).get(name, [default])[0]
+    value: str = parse_qs(environ["QUERY_STRING"]).get(name, [default])[0]
+    return value
 
 
 class Body:
@@ -116,7 +117,7 @@ def many(environ: Environ, start: Start) -> Iterable[bytes]:
         finally:
             note(environ, f"ended after {made}")
 
-    generator = pieces()
+    generator: Any = pieces()
 
     class Generated(Body):
         def close(self) -> None:
@@ -200,18 +201,16 @@ def generated(environ: Environ, start: Start) -> Iterator[bytes]:
 
 def wrapped(environ: Environ, start: Start) -> Iterable[bytes]:
     """The file FILE by wsgi.file_wrapper, from `at` on; `length` is announced when given."""
-    file = open(os.environ["FILE"], "rb")
+    file = open(os.environ["FILE"], "rb")  # noqa: SIM115 - the server closes it
     file.seek(int(query(environ, "at", "0")))
     NOTES["descriptor"] = [str(file.fileno())]
     headers = [*PLAIN]
     if length := query(environ, "length"):
         headers.append(("Content-Length", length))
     start("200 OK", headers)
-    return (
-        environ["wsgi.file_wrapper"](Noted(environ, file))
-        if query(environ, "noted")
-        else environ["wsgi.file_wrapper"](file)
-    )
+    given = Noted(environ, file) if query(environ, "noted") else file
+    result: Iterable[bytes] = environ["wsgi.file_wrapper"](given)
+    return result
 
 
 class Noted:
@@ -222,7 +221,8 @@ class Noted:
         self.file_ = file
 
     def read(self, size: int) -> bytes:
-        return self.file_.read(size)
+        piece: bytes = self.file_.read(size)
+        return piece
 
     def close(self) -> None:
         note(self.environ, "closed")
@@ -230,7 +230,7 @@ class Noted:
 
 
 def reads(environ: Environ, start: Start) -> Iterable[bytes]:
-    """Performs the reads that the query's `do` lists, as JSON [[method, argument], ...]; answers what came."""
+    """Performs the reads listed in the query's `do`, JSON [[method, argument], ...]; answers what came."""
     source = environ["wsgi.input"]
     seen: list[Any] = []
     for name, argument in json.loads(query(environ, "do", "[]")):
@@ -285,8 +285,9 @@ def notes(environ: Environ, start: Start) -> Iterable[bytes]:
 PAGES = {
     "/" + page.__name__.replace("_", "-"): page
     for page in (
-        again, again_late, bad_header, close_fails, context, echo, facts, fails_first, fails_later, generated, many,
-        normal, not_bytes, notes, nothing, overlong, read_all, reads, short, wrapped, write_for_ever, writes,
+        again, again_late, bad_header, close_fails, context, echo, facts, fails_first, fails_later, generated,
+        many, normal, not_bytes, notes, nothing, overlong,
+        read_all, reads, short, wrapped, write_for_ever, writes,
     )
 }  # fmt: skip
 
