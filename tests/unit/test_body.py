@@ -1,0 +1,193 @@
+"""wsgi.input: what each of its methods returns, however the client cut its bytes, and what it costs."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import pytest
+
+from acme_wsgi.errors import BodyError, HTTPError
+from acme_wsgi.http.writer import Response
+from tests.unit.engine_harness import OK, Rig, body_of, in_engine
+
+LINES = b"".join(b"x" * (number % 97) + b"\n" for number in range(5000)) + b"no end"
+
+
+def chunked(body: bytes, size: int) -> bytes:
+    """A body in chunks of `size` bytes."""
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+def framed(body: bytes, size: int) -> bytes:
+    """A request with that body: in chunks, or with Content-Length for size 0."""
+    if size:
+        return b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(body, size)
+    return b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+def both_framings(rig: Rig, body: bytes) -> None:
+    """Send it in each framing, at once and in parts; the answer must be what the dispatch makes of `body`."""
+    import gevent
+
+    for size in (0, 7, 5000, 70_000):
+        data = framed(body, size)
+        for step in (len(data), 50_000):
+            with rig.connect() as wire:
+                for at in range(0, len(data), step):
+                    wire.send(data[at : at + step])
+                    gevent.sleep(0.001)
+                assert wire.reply().body == body, (size, step)
+
+
+@in_engine()
+def test_read_returns_the_body(rig: Rig) -> None:
+    rig.dispatch = lambda request: Response(OK, [], request.environ["wsgi.input"].read())
+    for length in (1, 65_535, 65_536, 200_000):
+        both_framings(rig, body_of(length))
+
+
+@in_engine()
+def test_read_of_a_size_returns_exactly_that_until_the_end(rig: Rig) -> None:
+    def dispatch(request: Any) -> Response:
+        source = request.environ["wsgi.input"]
+        pieces = []
+        while piece := source.read(1234):
+            pieces.append(piece)
+        assert {len(piece) for piece in pieces[:-1]} <= {1234}
+        assert source.read(1) == source.read() == source.readline() == b""
+        return Response(OK, [], b"".join(pieces))
+
+    rig.dispatch = dispatch
+    both_framings(rig, body_of(150_000))
+
+
+@in_engine()
+def test_lines_are_those_of_a_file(rig: Rig) -> None:
+    expected = LINES.splitlines(keepends=True)
+
+    def dispatch(request: Any) -> Response:
+        lines = list(request.environ["wsgi.input"])
+        assert lines == expected
+        return Response(OK, [], b"".join(lines))
+
+    rig.dispatch = dispatch
+    both_framings(rig, LINES)
+
+
+@in_engine()
+def test_any_mixture_of_reads_is_that_of_a_file(rig: Rig) -> None:
+    import io
+
+    def dispatch(request: Any) -> Response:
+        chance = random.Random(request.environ["HTTP_X_SEED"])
+        source, file = request.environ["wsgi.input"], io.BytesIO(LINES)
+        while True:
+            size = chance.choice((-1, 0, 1, 2, 50, 1000, 70_000, *range(1, 90, 13)))
+            way = chance.choice(("read", "readline", "readline", "readlines"))
+            if (way == "read" and size < 0) or way == "readlines":
+                size = 300  # not everything at once
+            expected = getattr(file, way)(size)
+            found = getattr(source, way)(size)
+            assert found == expected, (way, size, found, expected)
+            if file.tell() == len(LINES):
+                return Response(OK, [], b"same")
+
+    rig.dispatch = dispatch
+    for seed in range(30):
+        data = framed(LINES, seed % 3 * 999).replace(b"Host: a", b"Host: a\r\nX-Seed: %d" % seed)
+        with rig.connect() as wire:
+            assert wire.send(data).reply().body == b"same", seed
+
+
+@in_engine()
+def test_a_million_short_lines_cost_no_more_than_their_bytes(rig: Rig) -> None:
+    taken: list[float] = []
+
+    def dispatch(request: Any) -> Response:
+        source = request.environ["wsgi.input"]
+        began = time.process_time()
+        count = 0
+        while source.readline(65536):
+            count += 1
+        taken.append(time.process_time() - began)
+        return Response(OK, [], b"%d" % count)
+
+    rig.dispatch = dispatch
+    with rig.connect() as wire:
+        assert wire.send(framed(b"\n" * 500_000, 0)).reply().body == b"500000"
+    assert taken[0] < 3.0  # moving the rest for each line would take about 15 s
+
+
+@in_engine("server.max_body_size=1000")
+def test_a_body_over_the_limit_is_refused_in_the_read_and_in_every_one_after(rig: Rig) -> None:
+    def dispatch(request: Any) -> Response:
+        for _ in range(3):
+            with pytest.raises(HTTPError) as caught:
+                request.environ["wsgi.input"].read()
+            assert caught.value.status == 413
+        raise caught.value
+
+    rig.dispatch = dispatch
+    with rig.connect() as wire:
+        assert wire.send(framed(b"x" * 1001, 100)).reply().status == 413
+        assert wire.closed()
+    with rig.connect() as wire:
+        assert wire.send(framed(b"x" * 1001, 0)).reply().status == 413
+
+
+@in_engine()
+def test_a_routes_limit_holds_for_its_request_alone(rig: Rig) -> None:
+    def dispatch(request: Any) -> Response:
+        if request.path == "/small":
+            request.limit_body(10)
+        return Response(OK, [], request.environ["wsgi.input"].read())
+
+    rig.dispatch = dispatch
+    for size in (0, 4):
+        with rig.connect() as wire:
+            assert wire.send(framed(b"x" * 11, size)).reply().body == b"x" * 11
+            reply = wire.send(framed(b"x" * 11, size).replace(b"/ ", b"/small ")).reply()
+            assert reply.status == 413
+
+
+@in_engine()
+def test_a_malformed_chunk_is_an_error_in_this_read_and_all_later_ones(rig: Rig) -> None:
+    def dispatch(request: Any) -> Response:
+        source = request.environ["wsgi.input"]
+        first = source.read(3)
+        for _ in range(2):
+            with pytest.raises(BodyError):
+                source.read(100)
+        return Response(OK, [], first)
+
+    rig.dispatch = dispatch
+    for bad in (b"zz\r\n", b"3\rabc", b"3\r\nabcd\r\n", b"-1\r\n", b"3\nabc\r\n", b"0\r\n\x00\r\n"):
+        with rig.connect() as wire:
+            wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n" + bad)
+            reply = wire.reply()
+            assert (reply.status, reply.body) == (200, b"abc")
+            assert reply.header("Connection") == "close"
+            assert wire.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").rest() == b""
+
+
+@in_engine()
+def test_100_continue_is_sent_once_and_only_to_who_reads(rig: Rig) -> None:
+    def dispatch(request: Any) -> Response:
+        body = request.environ["wsgi.input"].read() if request.path == "/read" else b"unread"
+        return Response(OK, [], body)
+
+    rig.dispatch = dispatch
+    head = b"POST /read HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 8\r\n\r\n"
+    with rig.connect() as wire:
+        assert wire.send(head).reply().status == 100
+        assert wire.send(b"12345678").reply().body == b"12345678"
+        assert wire.send(head, b"12345678").reply().status == 200  # it did not wait to be told
+        assert wire.send(head).reply().status == 100
+        assert wire.send(b"1234").silent(0.05)
+        assert wire.send(b"5678").reply().body == b"12345678"
+    with rig.connect() as wire:
+        reply = wire.send(head.replace(b"/read", b"/no")).reply()
+        assert (reply.status, reply.header("Connection")) == (200, "close")

@@ -1,0 +1,159 @@
+"""The leaders: handlers that block or don't, in any mixture, each get their turn and nobody else's."""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from typing import Any
+
+from acme_wsgi.http.writer import Response
+from tests.unit.engine_harness import OK, Rig, in_engine
+
+CLIENTS = 60
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="clean")
+
+
+def get(target: str) -> bytes:
+    return f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+
+
+@in_engine()
+def test_many_that_block_amid_one_batch_all_come_back_to_their_own_request(rig: Rig) -> None:
+    import gevent
+
+    def dispatch(request: Any) -> Response:
+        number = int(request.path[1:])
+        for _ in range(number % 4):
+            gevent.sleep(0.001 * (number % 7))
+        return Response(OK, [], request.path.encode())
+
+    rig.dispatch = dispatch
+    wires = [rig.connect() for _ in range(CLIENTS)]
+    for turn in range(5):
+        for number, wire in enumerate(wires):
+            wire.send(get(f"/{number + turn}"))
+        for number, wire in enumerate(wires):
+            assert wire.reply().body == b"/%d" % (number + turn)
+    assert rig.engine.greenlets <= CLIENTS
+    for wire in wires:
+        wire.close()
+
+
+@in_engine()
+def test_handlers_that_never_block_share_one_greenlet(rig: Rig) -> None:
+    wires = [rig.connect() for _ in range(CLIENTS)]
+    for wire in wires:
+        wire.send(get("/"))
+    for wire in wires:
+        assert wire.reply().body == b"hello"
+        wire.close()
+    assert rig.engine.greenlets == 1
+
+
+@in_engine()
+def test_handlers_that_wait_for_each_other_get_there(rig: Rig) -> None:
+    """Each handler but the last waits for the next one's event: the last one of the batch frees all."""
+    from gevent.event import Event
+
+    events = [Event() for _ in range(CLIENTS)]
+
+    def dispatch(request: Any) -> Response:
+        number = int(request.path[1:])
+        if number + 1 < CLIENTS:
+            events[number + 1].wait()
+        events[number].set()
+        return Response(OK, [], request.path.encode())
+
+    rig.dispatch = dispatch
+    wires = [rig.connect() for _ in range(CLIENTS)]
+    for number, wire in enumerate(wires):
+        wire.send(get(f"/{number}"))
+    for number, wire in enumerate(wires):
+        assert wire.reply().body == b"/%d" % number
+        wire.close()
+
+
+@in_engine()
+def test_a_handler_may_call_its_own_server(rig: Rig) -> None:
+    def dispatch(request: Any) -> Response:
+        depth = int(request.path[1:])
+        if depth:
+            with rig.connect() as inner:
+                return Response(OK, [], b"%d " % depth + inner.request(f"/{depth - 1}").body)
+        return Response(OK, [], b"end")
+
+    rig.dispatch = dispatch
+    with rig.connect() as wire:
+        assert wire.request("/5").body == b"5 4 3 2 1 end"
+
+
+@in_engine()
+def test_other_greenlets_get_their_turn_while_a_batch_of_busy_handlers_runs(rig: Rig) -> None:
+    import gevent
+
+    gaps: list[float] = []
+
+    def ticker() -> None:
+        while True:
+            before = time.monotonic()
+            gevent.sleep(0)
+            gaps.append(time.monotonic() - before)
+
+    def dispatch(request: Any) -> Response:
+        until = time.monotonic() + 0.01
+        while time.monotonic() < until:
+            pass
+        gevent.sleep(0.001)  # blocks as well: each has its own greenlet
+        return Response(OK, [], b"busy")
+
+    rig.dispatch = dispatch
+    wires = [rig.connect() for _ in range(CLIENTS)]
+    rig.until(lambda: rig.engine.connections == CLIENTS, "all accepted")
+    for wire in wires:
+        wire.send(get("/"))
+    other = gevent.spawn(ticker)
+    for wire in wires:
+        assert wire.reply().body == b"busy"
+        wire.close()
+    other.kill()
+    assert max(gaps) < 0.01 * CLIENTS / 3, "the whole batch ran before anybody else"
+
+
+@in_engine()
+def test_each_request_has_a_fresh_context(rig: Rig) -> None:
+    import gevent
+
+    def dispatch(request: Any) -> Response:
+        seen = VARIABLE.get()
+        VARIABLE.set(request.path)
+        gevent.sleep(0.001)
+        assert VARIABLE.get() == request.path
+        return Response(OK, [], seen.encode(), lambda: VARIABLE.set("closed"))
+
+    rig.dispatch = dispatch
+    wires = [rig.connect() for _ in range(20)]
+    for _ in range(3):
+        for number, wire in enumerate(wires):
+            wire.send(get(f"/{number}"))
+        assert {wire.reply().body for wire in wires} == {b"clean"}
+    for wire in wires:
+        wire.close()
+
+
+@in_engine()
+def test_whatever_a_handler_raises_ends_its_request_alone(rig: Rig) -> None:
+    import gevent
+    from greenlet import GreenletExit
+
+    rig.errors_expected = True
+    errors = (RuntimeError(), SystemExit(3), KeyboardInterrupt(), GreenletExit(), gevent.Timeout(1))
+
+    def dispatch(request: Any) -> Response:
+        gevent.sleep(0)
+        raise errors[int(request.path[1:])]
+
+    rig.dispatch = dispatch
+    with rig.connect() as wire:
+        for number in range(len(errors)):
+            assert wire.request(f"/{number}").status == 500
+    assert rig.count("errors") == len(errors)
