@@ -70,7 +70,7 @@ cdef enum:
 cdef int64_t SLACK = 8
 # How soon a listener is looked at again that was left to others, or for which there was no room.
 cdef double RECHECK = 0.02
-# How many it then takes although others hold fewer.
+# How many it then takes at most although others hold fewer.
 cdef int OVERDUE = 64
 # Descriptors that stay free for files, upstreams and logs.
 cdef long RESERVED = 256
@@ -98,6 +98,7 @@ cdef class Listener(Channel):
     cdef dict environ
     cdef int family
     cdef bint pending        # connections wait in it that we have not taken
+    cdef int grant           # how many the clock allows us next time; doubles while nobody else comes
     cdef int overdue         # so many we may take although it is not our turn: those whose turn it is did not come
 
     cdef void on_event(self) noexcept:
@@ -180,6 +181,7 @@ cdef class Engine(Reactor):
         cdef Listener listener = Listener()
         listener.socket = sock
         listener.fd = sock.fileno()
+        listener.grant = 1
         listener.family = sock.family
         name, port = "localhost", "80"
         if sock.family != socket.AF_UNIX:
@@ -304,6 +306,7 @@ cdef class Engine(Reactor):
                 if fd < 0:
                     if errno == EINTR or errno == ECONNABORTED or errno == EPROTO:
                         continue
+                    listener.grant = 1
                     if errno != EAGAIN:
                         log.warning("accept failed: %s", os.strerror(errno))
                         self.look_again(listener)
@@ -338,7 +341,8 @@ cdef class Engine(Reactor):
         for listener in self.listeners:
             if (<Listener>listener).pending:
                 waiting = True
-                (<Listener>listener).overdue = OVERDUE
+                (<Listener>listener).overdue = (<Listener>listener).grant
+                (<Listener>listener).grant = min(2 * (<Listener>listener).grant, OVERDUE)
                 self.make_ready(<Listener>listener)
         if not waiting:
             self.recheck.stop()
