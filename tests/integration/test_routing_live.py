@@ -262,12 +262,16 @@ def test_a_handler_past_its_deadline_holds_nobody_up(server: Server) -> None:
 def test_a_route_has_a_body_limit(server: Server, path: str, size: int, status: int, chunked: bool) -> None:
     head = f"POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n".encode()
     body = b"x" * size
+    if chunked:
+        framed = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (size, body)
+    else:
+        framed = b"Content-Length: %d\r\n\r\n%s" % (size, body)
     with server.connect() as wire:
-        if chunked:
-            wire.send(head, b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (size, body))
-        else:
-            wire.send(head, b"Content-Length: %d\r\n\r\n" % size, body)
-        reply = wire.reply()
+        try:
+            wire.send(head, framed)
+        except ConnectionError:
+            assert status == 413, "only a refused body may be cut short"
+        reply = wire.reply()  # the answer arrives although not all was taken
     assert reply.status == status
     if status == 200:
         assert reply.text == str(size)
