@@ -37,7 +37,7 @@ def extension(name: str) -> Extension:
     return Extension(
         name,
         [name.replace("acme_wsgi.handlers", "handlers").replace(".", "/") + ".pyx"],
-        include_dirs=[os.path.dirname(greenlet.__file__)],
+        include_dirs=[str(Path(greenlet.__file__).parent)],
         extra_compile_args=flags,
         extra_link_args=["-fsanitize=address,undefined"] if SANITIZE else [],
     )
@@ -55,7 +55,10 @@ setup(
     # symlink acme_wsgi/handlers lets a plain checkout and type checkers find it there too.
     packages=sorted({*find_packages(include=["acme_wsgi", "acme_wsgi.*"]), "acme_wsgi.handlers"}),
     package_dir={"acme_wsgi.handlers": "handlers"},
-    package_data={"acme_wsgi": ["py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd"], "acme_wsgi.handlers": ["*.pyi"]},
+    package_data={
+        "acme_wsgi": ["py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd"],
+        "acme_wsgi.handlers": ["*.pyi"],
+    },
     ext_modules=cythonize(
         [extension(name) for name in CYTHON_MODULES],
         compiler_directives={"language_level": "3"},
@@ -65,8 +68,8 @@ setup(
     extras_require={
         "test": [
             # httpbin itself is installed by scripts/test: what it pins would hold greenlet back.
-            "Django", "Flask", "brotlicffi", "cryptography", "decorator", "h11", "httptools", "hypothesis", "mypy",
-            "pytest", "pytest-xdist", "ruff", "six", "types-PyYAML",
+            "Django", "Flask", "brotlicffi", "decorator", "h11", "httptools", "hypothesis", "mypy", "pytest",
+            "pytest-xdist", "ruff", "six", "types-PyYAML",
         ],
         "bench": ["bjoern", "granian", "gunicorn", "waitress"],
     },

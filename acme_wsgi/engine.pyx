@@ -270,8 +270,10 @@ cdef class Engine(Reactor):
             return NO
         if self.farewell:
             return YES if own < self.own_limit else NO
+        fewest = self.board.fewest_connections()
+        if own >= self.own_limit and 0 <= fewest < own - SLACK:
+            return NO            # no descriptor here, but another worker has one: nobody has to go
         if self.board.total_connections() < self.max_connections and own < self.own_limit:
-            fewest = self.board.fewest_connections()
             if fewest < 0 or own <= fewest + SLACK + fewest // 8:
                 return YES
             listener.overdue -= 1

@@ -21,8 +21,6 @@ from acme_wsgi.routing import Kind, Pattern, Router, Rule, compile_host, compile
 if TYPE_CHECKING:
     from acme_wsgi.config import Config, Route
 
-Wrapper = Callable[["Route", Handler], Handler]
-
 
 def compile(config: Config, loader: Loader | None = None) -> Callable[[Request], Response]:
     """Load every route's application and compile the routes into `dispatch`.
@@ -33,9 +31,10 @@ def compile(config: Config, loader: Loader | None = None) -> Callable[[Request],
     loader = loader if loader is not None else Loader()
     patterns = _compile_patterns(config)
     rules, problems = [], []
+    body_limit = _body_limit(config)
     for number, (route, pattern) in enumerate(zip(config.routes, patterns, strict=True)):
         try:
-            rules.append(_compile_route(route, pattern, loader))
+            rules.append(_compile_route(route, pattern, loader, body_limit))
         except ValueError as error:
             problems.append(Problem(None, None, None, f"routes[{number}]", str(error)))
     if problems:
@@ -56,7 +55,17 @@ def _compile_patterns(config: Config) -> list[Pattern]:
     return patterns
 
 
-def _compile_route(route: Route, pattern: Pattern, loader: Loader) -> Rule:
+def _body_limit(config: Config) -> int | None:
+    """The limit, in bytes, that routes without one of their own must set; None where the engine's suffices.
+
+    Before a request has found its route, the engine can only refuse what no route would take.
+    """
+    general = config.server.max_body_size
+    own = [route.max_body_size for route in config.routes if route.max_body_size is not None]
+    return general if any(limit > general for limit in own) else None
+
+
+def _compile_route(route: Route, pattern: Pattern, loader: Loader, body_limit: int | None) -> Rule:
     hosts = tuple(compile_host(host) for host in route.host)
     where = f"route {route.path}"
     context = Context(
@@ -67,14 +76,17 @@ def _compile_route(route: Route, pattern: Pattern, loader: Loader) -> Rule:
     )
     build: Build = importlib.import_module(HANDLERS[route.type]).build
     handler = build(route, context)
-    for wrap in WRAPPERS:
-        handler = wrap(route, handler)
+    # What goes around a handler is composed here, innermost first; each gives the handler back as it is where
+    # nothing is configured.
+    handler = _with_limits(route, handler, body_limit)
     return Rule(pattern, handler, frozenset(method.upper() for method in route.method), hosts)
 
 
-def _with_limits(route: Route, handler: Handler) -> Handler:
+def _with_limits(route: Route, handler: Handler, body_limit: int | None) -> Handler:
     """The route's own `timeout` and `max_body_size`, where it has them; they overrule the server's."""
     timeout, max_body_size = route.timeout, route.max_body_size
+    if max_body_size is None:
+        max_body_size = body_limit
     if timeout is None and max_body_size is None:
         return handler
 
@@ -86,9 +98,3 @@ def _with_limits(route: Route, handler: Handler) -> Handler:
         return handler(request)
 
     return limited
-
-
-WRAPPERS: tuple[Wrapper, ...] = (_with_limits,)
-"""What may go around a handler, innermost first; each gives the handler back as it is where nothing is
-configured.
-"""

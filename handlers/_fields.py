@@ -50,6 +50,8 @@ def checked_headers(headers: object, request: Request | None, who: str) -> list[
         lowered = name.lower()
         if lowered not in _HOP_BY_HOP:
             kept.append(pair)
+        elif lowered == "keep-alive" or (lowered == "connection" and value.strip().lower() == "keep-alive"):
+            continue  # every copied example of server-sent events has it; it asks for what is so anyway
         elif lowered == "connection" and value.strip().lower() == "close":
             if request is not None:
                 request.close_connection()

@@ -101,8 +101,17 @@ def test_limits_are_set_where_they_are_configured_and_nowhere_else(configured: A
 
 def test_a_lone_application_is_the_dispatch_without_anything_around_it(configured: Any) -> None:
     dispatch = compiled(configured("  - {path: /*, type: wsgi, app: 'm:application'}\n"))
-    assert dispatch.__code__.co_name == "handle"
-    assert dispatch.__module__ == "acme_wsgi.handlers.wsgi"
+    assert dispatch.__name__ == "handle"
+    assert dispatch.__module__ == "acme_wsgi.handlers._exchange"
+
+
+def test_routes_without_a_limit_keep_the_servers_where_another_has_a_larger_one(configured: Any) -> None:
+    large = "  - {path: /large, type: wsgi, app: 'm:application', max_body_size: 1GB}\n"
+    dispatch = compiled(configured(large + "  - {path: /*, type: wsgi, app: 'm:application'}\n"))
+    for path, limit in (("/large", 1024**3), ("/", 10 * 1024**2)):
+        request = FakeRequest(path)
+        dispatch(request)
+        assert request.body_limit == limit
 
 
 @pytest.mark.parametrize("rest", ["type: static, root: /srv", "type: proxy, backend: 'http://127.0.0.1:1'"])
