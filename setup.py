@@ -16,12 +16,14 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "acme_wsgi/__init__.py")
 # One source per module, compiled always: no pure-Python twin to drift from it.
 CYTHON_MODULES = [
     "acme_wsgi.http.h1",
+    "acme_wsgi.http.chunked",
     "acme_wsgi.http.writer",
     "acme_wsgi.http.environ",
     "acme_wsgi.scoreboard",
     "acme_wsgi.reactor",
     "acme_wsgi.stream",
     "acme_wsgi.body",
+    "acme_wsgi.answer",
     "acme_wsgi.connection",
     "acme_wsgi.engine",
     "acme_wsgi.handlers._exchange",
@@ -37,7 +39,8 @@ def extension(name: str) -> Extension:
     return Extension(
         name,
         [name.replace("acme_wsgi.handlers", "handlers").replace(".", "/") + ".pyx"],
-        include_dirs=[str(Path(greenlet.__file__).parent)],
+        depends=["acme_wsgi/http/grammar.h"],
+        include_dirs=[str(Path(greenlet.__file__).parent), "acme_wsgi/http"],
         extra_compile_args=flags,
         extra_link_args=["-fsanitize=address,undefined"] if SANITIZE else [],
     )
@@ -56,7 +59,7 @@ setup(
     packages=sorted({*find_packages(include=["acme_wsgi", "acme_wsgi.*"]), "acme_wsgi.handlers"}),
     package_dir={"acme_wsgi.handlers": "handlers"},
     package_data={
-        "acme_wsgi": ["py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd"],
+        "acme_wsgi": ["py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd", "http/*.h"],
         "acme_wsgi.handlers": ["*.pyi"],
     },
     ext_modules=cythonize(

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 
-from acme_wsgi.http.h1 cimport Chunked
+from acme_wsgi.http.chunked cimport Chunked
 from acme_wsgi.stream cimport Stream
 
 

@@ -13,7 +13,7 @@ from libc.string cimport memcpy
 
 from acme_wsgi.errors import BodyError, HTTPError
 
-from acme_wsgi.http.h1 cimport DATA_STATE, chunked_next
+from acme_wsgi.http.chunked cimport DATA_STATE, chunked_next
 from acme_wsgi.reactor cimport WAIT_READ
 
 cdef extern from "Python.h":

@@ -1,13 +1,13 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The story of a request, from the bytes that come in to the bytes that go out, in the order it travels.
+"""The story of a request, in the order it travels; from `respond` on it is told in answer.pyx.
 
-    receive -> take -> begin -> run -> respond -> finish -> (after) -> parked, or closed
+    receive -> take -> begin -> run -> (respond -> finish -> after) -> parked, or closed
 
 A connection holds a greenlet only from `run` to the end of `respond`, and only while its handler blocks or
 streams. Heads that trickle in, small bodies that trickle in, and finished responses that a slow client takes
 its time with are all parked in the reactor's lists, where the engine's clock watches their rates.
 
-Law: this file decides what a request or a response means for its connection. It knows neither routes nor
+Law: this file decides what bytes that come in mean for their connection. It knows neither routes nor
 configuration files nor other connections.
 """
 
@@ -15,24 +15,34 @@ import logging
 import re
 import sys
 
-from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint32_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 
-from acme_wsgi.errors import (
-    BodyError,
-    ClientDisconnected,
-    DeadlineExceeded,
-    HTTPError,
-    error_page,
-    reason,
-)
+from acme_wsgi.errors import BodyError, ClientDisconnected, DeadlineExceeded, HTTPError
 from acme_wsgi.http import proxy_protocol
 
+from acme_wsgi.answer cimport (
+    HTTP_1_0,
+    HTTP_1_1,
+    INPUT,
+    LIST_BODY,
+    LIST_HEAD,
+    LIST_IDLE,
+    LIST_LINGER,
+    LIST_RUN,
+    LIST_SEND,
+    NO_BODY,
+    Service,
+    call_closer,
+    error_response,
+)
+from acme_wsgi.body cimport Body
+from acme_wsgi.http.chunked cimport chunked_next, chunked_start
 from acme_wsgi.http.environ cimport ascii, latin1, method_name, put_fields
-from acme_wsgi.http.h1 cimport chunked_next, chunked_start, normalise_path, read_head, same_name
-from acme_wsgi.http.writer cimport FileBody, write_head, write_interim
-from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE, monotonic_ns
+from acme_wsgi.http.grammar cimport same_name
+from acme_wsgi.http.h1 cimport Head, normalise_path, read_head
+from acme_wsgi.http.writer cimport Response
+from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE, monotonic_ns, running
 
 cdef extern from "Python.h":
     object PyContext_New()
@@ -42,30 +52,11 @@ cdef extern from "Python.h":
     int PyGC_Disable()
     int PyGC_Enable()
 
-cdef extern from "<sys/socket.h>" nogil:
-    int shutdown(int fd, int how)
-    int SHUT_WR
-
-cdef extern from *:
-    """
-    #include "greenlet.h"
-    static int import_greenlet(void) { PyGreenlet_Import(); return _PyGreenlet_API ? 0 : -1; }
-    static PyObject *current_greenlet(void) { return (PyObject *)PyGreenlet_GetCurrent(); }
-    """
-    int import_greenlet() except -1
-    object current_greenlet()
-
-import_greenlet()
-
 log = logging.getLogger("acme.connection")
 
 cdef enum:
-    INPUT = 65536            # the worker's receive buffer
     PREBUFFER = 65536        # a body up to this size is waited for without a greenlet
     ROOM = 8192              # grown by at least this much when a head comes in parts
-    SMALL = 16384            # a body up to this size is copied behind its head
-    DRAIN = 262144           # an unread body up to this size is read and dropped, a larger one ends the connection
-    LOG_BATCH = 128
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}\Z")
 
@@ -73,116 +64,9 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}\Z")
 cdef str WSGI_INPUT = sys.intern("wsgi.input")
 cdef str WSGI_EARLY_HINTS = sys.intern("wsgi.early_hints")
 cdef str ACME_REQUEST_ID = sys.intern("acme.request_id")
-cdef str HTTP_1_1 = "HTTP/1.1"
-cdef str HTTP_1_0 = "HTTP/1.0"
-cdef Body NO_BODY = Body.__new__(Body)
-NO_BODY.done = True
-NO_BODY.length = -1
 
 
-cdef class Service:
-    """What all connections of a worker share: where requests go, the clock's text, the scratch buffers."""
-
-    def __cinit__(self):
-        self.input = <char *>malloc(INPUT)
-        self.out = Scratch()
-        if self.input == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        free(self.input)
-        free(self.path)
-
-    cdef str make_id(self):
-        """32 hexadecimal digits nobody has seen before: splitmix64, seeded from the system per worker."""
-        cdef char digits[32]
-        cdef int half, at
-        cdef uint64_t z
-        for half in range(2):
-            self.id_state += 0x9E3779B97F4A7C15ULL + (self.id_stream if half else 0)
-            z = self.id_state
-            z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9ULL
-            z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EBULL
-            z ^= z >> 31
-            for at in range(16):
-                digits[half * 16 + at] = b"0123456789abcdef"[z & 15]
-                z >>= 4
-        return ascii(digits, 32)
-
-
-cdef class Request:
-    """One request: what the pipeline sees. `environ` is the whole WSGI environ.
-
-    Called, it is environ["wsgi.early_hints"].
-    """
-
-    def __call__(self, headers):
-        self.early_hints(headers)
-
-    @property
-    def params(self):
-        """What the route's pattern captured, as text."""
-        if self._params is None:
-            self._params = {}
-        return self._params
-
-    @params.setter
-    def params(self, dict value):
-        self._params = value
-
-    @property
-    def host(self):
-        """The Host in lower case without port, "" if there was none."""
-        cdef str host = self.environ.get("HTTP_HOST", "").lower()
-        if host.startswith("["):
-            return host[:host.find("]") + 1]
-        return host.partition(":")[0]
-
-    def start(self, status, headers):
-        """Begin the response early; returns `write` (PEP 3333). The head leaves with the first write."""
-        if self.started:
-            raise AssertionError("the response has begun already")
-        if self.connection is None:
-            raise ClientDisconnected("the request is over")
-        self.connection.plan_head(self, status, headers, -1)
-        self.connection.hold_head(self)
-        return self.write
-
-    def write(self, bytes data not None):
-        """Send a piece of the body now."""
-        if self.connection is None:
-            raise ValueError("write() after the end of the request")
-        if data:
-            self.connection.send_piece(self, data)
-
-    def early_hints(self, headers):
-        """Send a 103 with `headers` now (RFC 8297); nothing to a client of HTTP/1.0 or after the head."""
-        cdef bytes interim
-        headers = list(headers)           # before the shared buffer is touched: iterating it may block
-        if self.minor < 1 or self.started or self.connection is None:
-            return
-        self.connection.service.out.used = 0
-        write_interim(self.connection.service.out, headers)
-        interim = self.connection.service.out.getvalue()
-        self.connection.send_all(PyBytes_AS_STRING(interim), len(interim))
-
-    def limit_body(self, long long size):
-        """Another max_body_size, in bytes, for this request. Raises HTTPError 413 if its length is known and over."""
-        if self.body is not NO_BODY:
-            self.body.limit = size
-        if self.body.length > size:
-            raise HTTPError(413, "the request body is larger than this route takes")
-
-    def set_timeout(self, double seconds):
-        """Another deadline for this request, in seconds from its begin."""
-        self.timeout_ns = <int64_t>(seconds * 1e9)
-
-    def close_connection(self):
-        """The connection ends with this response."""
-        self.close_wanted = True
-
-
-cdef class Connection(Stream):
+cdef class Connection(Answering):
     """One client."""
 
     def __dealloc__(self):
@@ -482,7 +366,7 @@ cdef class Connection(Stream):
     cdef int run(self, Request request) except -1:
         """Run the handler and send what it returns, in a context of its own (PEP 567)."""
         cdef object response
-        request.greenlet = current_greenlet()
+        request.greenlet = running()
         request.context = PyContext_New()
         PyContext_Enter(request.context)
         request.inside = True
@@ -528,359 +412,7 @@ cdef class Connection(Stream):
             self.finish(request, True)
         return 0
 
-    # ---- bytes out --------------------------------------------------------------------------------
-
-    cdef int plan_head(self, Request request, object status, object headers, int64_t length) except -1:
-        """Write the response head into the scratch buffer and settle the framing."""
-        cdef Service service = self.service
-        cdef int64_t unread = request.body.unread()
-        if type(headers) is not list:
-            headers = list(headers)       # before the shared buffer is touched: iterating it may block
-        request.plan.close = request.close_wanted or not request.keep_alive or service.draining or self.eof
-        if unread > DRAIN or request.body.failure is not None or (unread < 0 and not self.rest_is_here(request)) or (unread and request.body.expect):
-            request.plan.close = 1
-        service.out.used = 0
-        write_head(service.out, status, headers, &request.plan, request.minor, request.head_only, length,
-                   service.date, service.server_field, request.request_id)
-        request.started = True
-        request.head_length = service.out.used
-        request.promised = request.plan.length
-        if request.body is not NO_BODY:
-            # After the head of the final response, a 100 would be out of order.
-            request.body.expect = False
-        return 0
-
-    cdef bint rest_is_here(self, Request request) except? True:
-        """Does the buffer hold the rest of an unread chunked body?"""
-        cdef Chunked decoder = request.body.decoder
-        cdef size_t at = self.start, used = 0, found = 0
-        cdef const char *piece = NULL
-        cdef int verdict = 0
-        while at < self.end:
-            verdict = chunked_next(&decoder, self.buffer + at, self.end - at, &used, &piece, &found)
-            at += used
-            if verdict != 1:
-                break
-        return verdict == 2
-
-    cdef int respond(self, Request request, Response response) except -1:
-        """Send a response: at once where it fits, else parked with the reactor, else from this greenlet."""
-        cdef object body = response.body
-        cdef bytes data
-        cdef FileBody part
-        request.closer = response.close
-        if self.request is not request:
-            raise ClientDisconnected("the request was over before its handler was")
-        if request.started:
-            return self.send_stream(request, body)
-        if type(body) is bytes:
-            data = <bytes>body
-            self.plan_head(request, response.status, response.headers, len(data))
-            if request.plan.bodiless:
-                return self.send_small(request, NULL, 0)
-            if request.promised >= 0 and request.promised != len(data):
-                data = self.fit(request, data)
-            return self.send_bytes(request, data)
-        if type(body) is FileBody:
-            part = <FileBody>body
-            if part.offset < 0 or part.count < 0:
-                raise ValueError("a part of a file can't begin or end before the file does")
-            self.plan_head(request, response.status, response.headers, part.count)
-            if request.plan.bodiless:
-                return self.send_small(request, NULL, 0)
-            self.body_offset = part.offset
-            self.body_left = part.count
-            if request.promised >= 0 and request.promised < part.count:
-                self.body_left = request.promised
-            elif request.promised > part.count:
-                request.missing = request.promised - part.count
-            self.body_rest = part
-            self.head_rest = self.service.out.getvalue()
-            self.hand_over()
-            return self.continue_sending()
-        self.plan_head(request, response.status, response.headers, -1)
-        self.hold_head(request)
-        return self.send_stream(request, body)
-
-    cdef int hand_over(self) except -1:
-        """The rest of the response is the reactor's business; this greenlet is free."""
-        self.reactor.enter(self, LIST_SEND, monotonic_ns())
-        self.open_window(self.since_ns)
-        return 0
-
-    cdef int hold_head(self, Request request) except -1:
-        """The head leaves with the first bytes of the body."""
-        request.head = self.service.out.getvalue()
-        request.head_pending = True
-        return 0
-
-    cdef bytes fit(self, Request request, bytes data):
-        """The application promised another length: never more bytes than that, and no reuse after fewer.
-
-        `finish` logs it: to log may block, and the head stands in a buffer that all share.
-        """
-        if len(data) > request.promised:
-            request.overlong = True
-            return data[:request.promised]
-        request.missing = request.promised - len(data)
-        return data
-
-    cdef int send_bytes(self, Request request, bytes data) except -1:
-        cdef Scratch out = self.service.out
-        cdef ssize_t taken
-        cdef size_t length = len(data), head = out.used
-        if length <= SMALL:
-            return self.send_small(request, PyBytes_AS_STRING(data), length)
-        taken = self.try_send_two(out.data, head, PyBytes_AS_STRING(data), length)
-        if taken < 0:
-            taken = 0
-        if <size_t>taken == head + length:
-            self.finish(request, False)
-            return 0
-        if <size_t>taken < head:
-            self.head_rest = out.data[taken:head]
-            taken = <ssize_t>head
-        self.body_rest = data
-        self.body_offset = taken - head
-        self.body_left = length - (taken - head)
-        self.hand_over()
-        return self.continue_sending()
-
-    cdef int send_small(self, Request request, const char *data, size_t length) except -1:
-        """Head and body in one send."""
-        cdef Scratch out = self.service.out
-        cdef ssize_t taken
-        if length:
-            out.put(data, length)
-        taken = self.try_send(out.data, out.used, 0)
-        if taken == <ssize_t>out.used:
-            self.finish(request, False)
-            return 0
-        if taken < 0:
-            taken = 0
-        self.head_rest = out.data[taken:out.used]
-        self.body_left = 0
-        self.hand_over()
-        return 0
-
-    cdef int send_stream(self, Request request, object body) except -1:
-        """Send a body of unknown extent piece by piece, as the peer takes them."""
-        if not request.plan.bodiless:
-            if type(body) is bytes:
-                if body:
-                    self.send_piece(request, <bytes>body)
-            elif type(body) is FileBody:
-                raise TypeError("a file can't follow what write() has sent")
-            else:
-                for piece in body:
-                    if type(piece) is not bytes:
-                        if not isinstance(piece, bytes):
-                            raise TypeError(f"a body is made of bytes, not {type(piece).__name__}")
-                        piece = bytes(piece)
-                    if piece:
-                        self.send_piece(request, <bytes>piece)
-                        if request.overlong:
-                            break
-        if request.head_pending:
-            self.flush_head(request)
-        if request.plan.chunked and not request.plan.bodiless:
-            self.send_all(b"0\r\n\r\n", 5)
-        elif request.promised > 0 and not request.plan.bodiless:
-            request.missing = request.promised
-        self.finish(request, False)
-        return 0
-
-    cdef int flush_head(self, Request request) except -1:
-        """A head without a body to leave with."""
-        cdef bytes head = request.head
-        request.head_pending = False
-        request.head = None
-        self.send_all(PyBytes_AS_STRING(head), len(head))
-        return 0
-
-    cdef int send_piece(self, Request request, bytes piece) except -1:
-        """One piece of a stream, framed, with the head if that still waits."""
-        cdef Scratch out = self.service.out
-        cdef bytes rest
-        cdef ssize_t taken
-        cdef bytes head
-        if request.plan.bodiless:
-            return 0
-        if request.promised >= 0:
-            if len(piece) > request.promised:
-                piece = self.fit(request, piece)
-                if not piece and not request.head_pending:
-                    return 0
-            request.promised -= len(piece)
-        # The handler's clock runs from piece to piece, not over the whole stream.
-        request.clock_ns = monotonic_ns()
-        self.client_wait_ns = 0
-        self.give_way()
-        out.used = 0
-        if request.head_pending:
-            head = request.head
-            request.head_pending = False
-            request.head = None
-            out.put(PyBytes_AS_STRING(head), len(head))
-        if request.plan.chunked:
-            out.put_size(len(piece))
-        if len(piece) > SMALL:
-            return self.send_large_piece(request, piece)
-        out.put(PyBytes_AS_STRING(piece), len(piece))
-        if request.plan.chunked:
-            out.put(b"\r\n", 2)
-        taken = self.try_send(out.data, out.used, 0)
-        if taken == <ssize_t>out.used:
-            return 0
-        rest = out.data[taken if taken > 0 else 0:out.used]
-        return self.send_all(PyBytes_AS_STRING(rest), len(rest))
-
-    cdef int send_large_piece(self, Request request, bytes piece) except -1:
-        """The scratch buffer holds what stands before the piece."""
-        cdef Scratch out = self.service.out
-        cdef size_t before = out.used
-        cdef bytes rest
-        cdef ssize_t taken = self.try_send_two(out.data, before, PyBytes_AS_STRING(piece), len(piece))
-        if taken < 0:
-            taken = 0
-        if <size_t>taken < before:
-            rest = out.data[taken:before]
-            self.send_all(PyBytes_AS_STRING(rest), len(rest))
-            taken = before
-        self.send_all(PyBytes_AS_STRING(piece) + (taken - before), len(piece) - (taken - before))
-        if request.plan.chunked:
-            self.send_all(b"\r\n", 2)
-        return 0
-
-    cdef int continue_sending(self) except -1:
-        """The handler is done; the peer takes the rest of its response. Costs no greenlet."""
-        cdef Request request = self.request
-        cdef int verdict
-        try:
-            verdict = self.send_rest()
-        except (OSError, EOFError) as error:
-            log.log(logging.DEBUG if isinstance(error, ClientDisconnected) else logging.ERROR,
-                    "%s %s: %s (request %s)", request.method, request.target, error, request.request_id)
-            self.finish(request, True)
-            return 0
-        if verdict == 1:
-            self.finish(request, False)
-        elif verdict == 2:
-            self.reactor.make_ready(self)
-        return 0
-
-    # ---- the end of a request ---------------------------------------------------------------------
-
-    cdef void finish(self, Request request, bint cut) noexcept:
-        """The response has ended, one way or the other. Does its work once per request."""
-        if request.over:
-            return
-        request.over = True
-        if request.overlong or request.missing:
-            request.plan.close = 1
-            log_misfit(request)
-        if request.closer is not None:
-            self.end_body(request)
-        if self.waiting:
-            # A greenlet of the application's own still reads or writes: it must not get at the next request.
-            self.reactor.wake(self)
-            cut = True
-        self.record(request)
-        self.request = None
-        if self.fd >= 0:
-            self.after(request, cut)
-        # The environ refers to the request (early hints): without this, only the collector could free them.
-        request.environ = None
-        request.connection = None
-        if request.body is not NO_BODY:
-            request.body.over = True
-            request.body.stream = None
-            request.body.failure = None   # its traceback leads back here
-
-    cdef void end_body(self, Request request) noexcept:
-        """The closer is the application's code and may block: until it returns, the request still runs."""
-        cdef object me = current_greenlet()
-        if request.greenlet is None:
-            request.greenlet = me
-            request.clock_ns = monotonic_ns()
-            self.client_wait_ns = 0
-            self.reactor.enter(self, LIST_RUN, request.clock_ns)
-            call_closer(request)
-            request.greenlet = None
-        elif request.greenlet is me:
-            call_closer(request)
-        # Else we are closed while the handler is at work: its own end calls the closer.
-
-    cdef void record(self, Request request) noexcept:
-        """Count and log."""
-        cdef Service service = self.service
-        cdef int64_t now = monotonic_ns()
-        cdef int64_t sent = self.sent_total - request.sent_before
-        cdef dict environ = request.environ
-        cdef object address
-        service.slot.data.in_flight -= 1
-        service.slot.data.bytes_in += request.received + request.body.total
-        service.slot.count_response(request.plan.status if request.started else 499, sent, now - request.begun_ns)
-        if service.log_entries is None:
-            return
-        sent -= request.head_length
-        address = environ.get("REMOTE_ADDR") or self.address
-        service.log_entries.append((
-            service.epoch + now * 1e-9, now - request.begun_ns, address, request.method, request.target,
-            HTTP_1_1 if request.minor else HTTP_1_0, request.plan.status if request.started else 499,
-            sent if sent > 0 else 0, environ.get("HTTP_REFERER"), environ.get("HTTP_USER_AGENT"),
-            environ.get("HTTP_HOST"), request.request_id, environ if service.log_environ else None))
-        if len(service.log_entries) >= LOG_BATCH:
-            service.access_log.flush()
-
-    cdef void after(self, Request request, bint cut) noexcept:
-        """What becomes of the connection (RFC 9112 9.3, 9.6)."""
-        cdef int64_t now
-        if cut or self.hung_up:
-            # A stream that only the connection's end delimits must not look whole.
-            self.close(self.rude or cut and request.started and request.plan.length < 0 and not request.plan.chunked)
-            return
-        if request.plan.close:
-            if self.readable or self.end > self.start or not request.body.done or request.body is NO_BODY \
-                    and request.close_wanted:
-                self.linger()
-            else:
-                self.close(False)
-            return
-        if not request.body.skip():
-            if request.body.chunked or request.body.failure is not None:
-                self.linger()
-                return
-            self.skip = request.body.remaining
-        now = monotonic_ns()
-        self.reactor.enter(self, LIST_IDLE, now)
-        if self.end > self.start or self.readable:
-            self.reactor.make_ready(self)
-        else:
-            self.drop_buffer()
-
-    cdef void linger(self) noexcept:
-        """Half-close, then read and drop what still comes, so that the answer isn't lost in a reset."""
-        shutdown(self.fd, SHUT_WR)
-        self.drop_buffer()
-        self.moved = 0
-        self.reactor.enter(self, LIST_LINGER, monotonic_ns())
-        if self.eof:
-            self.close(False)
-        elif self.readable:
-            self.reactor.make_ready(self)
-
-    cdef int discard(self) except -1:
-        """Lingering: drop bytes until the peer's end, the bound or the time limit."""
-        cdef ssize_t got
-        while self.moved < DRAIN:
-            got = self.receive_into(self.service.input, INPUT)
-            if got < 0:
-                return 0
-            if got == 0:
-                break
-        self.close(False)
-        return 0
+    # ---- the clock --------------------------------------------------------------------------------
 
     cdef int expire(self) except -1:
         """The engine's clock ran out on this connection."""
@@ -904,16 +436,6 @@ cdef class Connection(Stream):
         elif number == LIST_IDLE or number == LIST_LINGER:
             self.close(False)
         return 0
-
-    cdef void close(self, bint reset) noexcept:
-        """Close the connection; a request in progress is over."""
-        cdef Request request = self.request
-        if self.fd < 0:
-            return
-        self.service.slot.data.connections -= 1
-        self.close_descriptor(reset)
-        if request is not None:
-            self.finish(request, True)
 
     def farewell(self):
         """The server goes: close, and say whose request was open."""
@@ -961,35 +483,6 @@ cdef class Connection(Stream):
         return False
 
 
-cdef void log_misfit(Request request) noexcept:
-    if request.overlong:
-        log.error("%s %s: the application sent more than its Content-Length (request %s)", request.method,
-                  request.target, request.request_id)
-    else:
-        log.error("%s %s: the application sent %d bytes less than its Content-Length (request %s)", request.method,
-                  request.target, request.missing, request.request_id)
-
-
-cdef void call_closer(Request request) noexcept:
-    """close() of the application's iterable: once, in the request's context, and never the end of the server."""
-    cdef object closer = request.closer
-    cdef bint inside = request.inside or request.context is None
-    if closer is None:
-        return
-    request.closer = None
-    try:
-        if not inside:
-            PyContext_Enter(request.context)
-        try:
-            closer()
-        finally:
-            if not inside:
-                PyContext_Exit(request.context)
-    except BaseException:
-        log.exception("close() of the response to %s %s failed (request %s)", request.method, request.target,
-                      request.request_id)
-
-
 cdef object error_for(Request request, object error):
     """What the client hears of an exception; what only we should know goes to the log."""
     if isinstance(error, HTTPError):
@@ -1002,10 +495,3 @@ cdef object error_for(Request request, object error):
         return HTTPError(503, "the request took too long")
     log.error("%s %s failed (request %s)", request.method, request.target, request.request_id, exc_info=error)
     return HTTPError(500, "the server failed to answer this request")
-
-
-cdef Response error_response(Request request, object error):
-    content_type, page = error_page(error.status, error.code, error.message, request.request_id,
-                                    request.environ.get("HTTP_ACCEPT", ""))
-    headers = [("Content-Type", content_type), ("Cache-Control", "no-store"), *error.headers]
-    return Response(f"{error.status} {reason(error.status)}", headers, page)

@@ -22,16 +22,8 @@ from libc.string cimport memcmp, memcpy
 
 from acme_wsgi.http.forwarded import TrustedProxies
 
-from acme_wsgi.connection cimport (
-    LIST_BODY,
-    LIST_HEAD,
-    LIST_IDLE,
-    LIST_LINGER,
-    LIST_RUN,
-    LIST_SEND,
-    Connection,
-    Service,
-)
+from acme_wsgi.answer cimport LIST_BODY, LIST_HEAD, LIST_IDLE, LIST_LINGER, LIST_RUN, LIST_SEND, Service
+from acme_wsgi.connection cimport Connection
 from acme_wsgi.reactor cimport Channel, Reactor, monotonic_ns
 from acme_wsgi.scoreboard cimport Scoreboard, Slot
 
@@ -86,6 +78,9 @@ EACH_REQUEST = tuple(map(sys.intern, (
 )))
 
 
+# Warnings about a lack of descriptors are this far apart.
+cdef int64_t COMPLAIN_NS = 10000000000
+
 cdef enum:
     NO
     YES
@@ -129,6 +124,7 @@ cdef class Engine(Reactor):
     cdef int64_t drain_ns        # since when we drain, 0 = not
     cdef object recheck
     cdef bint accepting
+    cdef int64_t complain_ns     # before then, no further warning about accept
     cdef bint farewell           # take what still waits in the queues, then no more
 
     def __cinit__(self, config, dispatch, access_log, Slot slot, Scoreboard board, dict base_environ):
@@ -201,10 +197,23 @@ cdef class Engine(Reactor):
         cdef Listener listener
         self.attach()
         self.recheck = self.loop.timer(RECHECK, RECHECK)
+        os.register_at_fork(after_in_child=self.leave_to_parent)
         self.service.slot.beat()
         for each in self.listeners:
             listener = <Listener>each
             self.add(listener, False)
+
+    def leave_to_parent(self):
+        """In a process that the application forked: the clients and their events are the parent's.
+
+        The epoll set is shared with the parent, and edge-triggered: an event that the child takes would never come
+        again. The clients' descriptors are closed here, so that a child that lives on doesn't keep them open.
+        """
+        self.detach()
+        for channel in self.channels():
+            if isinstance(channel, Connection):
+                os.close((<Connection>channel).fd)
+                (<Connection>channel).fd = -1
 
     def stop_accepting(self):
         """Leave the listeners to others. What waits in their queues stays there."""
@@ -310,7 +319,9 @@ cdef class Engine(Reactor):
                         continue
                     listener.grant = 1
                     if errno != EAGAIN:
-                        log.warning("accept failed: %s", os.strerror(errno))
+                        if now >= self.complain_ns:
+                            self.complain_ns = now + COMPLAIN_NS
+                            log.warning("accept failed: %s", os.strerror(errno))
                         self.look_again(listener)
                     return
                 if turn == YES_FOR_THE_IDLEST:

@@ -72,6 +72,11 @@ cdef enum:
     MOST_DESCRIPTORS = 4194304
 
 
+cdef object running():
+    """The greenlet that runs."""
+    return current_greenlet()
+
+
 cdef int64_t monotonic_ns() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)

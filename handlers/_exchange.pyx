@@ -6,7 +6,7 @@ Compiled because it stands in the path of every request: as Python it cost a ten
 one.
 """
 
-from acme_wsgi.http.h1 cimport same_name
+from acme_wsgi.http.grammar cimport same_name
 from acme_wsgi.http.writer cimport Response
 
 cdef extern from "Python.h":

@@ -63,7 +63,7 @@ prepare_environment() {
     local target=$ROOT${extra:+[$extra]}
     stamp=$VENV/.acme-installed${extra:+-$extra}
     declared=$(fingerprint setup.py pyproject.toml)
-    sources=$(cd "$ROOT" && find acme_wsgi -name '*.py[xd]' -type f | LC_ALL=C sort | xargs sha256sum | sha256sum)
+    sources=$(cd "$ROOT" && find acme_wsgi handlers -name '*.py[xd]' -type f -o -name '*.h' -type f | LC_ALL=C sort | xargs sha256sum | sha256sum)
     if [ ! -x "$VENV/bin/python" ] || ! "$VENV/bin/python" -c 'import pip' 2>/dev/null; then
         need_python
         say "new environment in $VENV"

@@ -13,7 +13,8 @@ from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from acme_wsgi.http.h1 cimport Field, same_name
+from acme_wsgi.http.grammar cimport same_name
+from acme_wsgi.http.h1 cimport Field
 
 cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char *text, Py_ssize_t length, const char *errors)

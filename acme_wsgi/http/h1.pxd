@@ -42,24 +42,5 @@ cdef struct Head:
     int status               # of an error
     const char *message
 
-cdef struct Chunked:
-    int state
-    uint64_t remaining
-    uint32_t digits
-    uint32_t extension
-    uint64_t excess
-    uint32_t trailer
-    uint32_t trailer_fields
-    const char *message
-
-cdef enum:
-    DATA_STATE = 4           # Chunked.state inside the data of a chunk
-
 cdef int read_head(const char *data, size_t length, size_t max_size, Head *head) noexcept nogil
 cdef Py_ssize_t normalise_path(const char *path, size_t length, char *out) noexcept nogil
-cdef void chunked_start(Chunked *body) noexcept nogil
-cdef int chunked_next(Chunked *body, const char *data, size_t length, size_t *consumed,
-                      const char **piece, size_t *piece_length) noexcept nogil
-cdef bint is_token(const char *text, size_t length) noexcept nogil
-cdef bint is_field_value(const char *text, size_t length) noexcept nogil
-cdef bint same_name(const char *text, size_t length, const char *lower, size_t lower_length) noexcept nogil

@@ -18,8 +18,3 @@ class ParsedHead:
     consumed: int
 
 def parse_head(data: bytes, max_size: int = 8192) -> ParsedHead | None: ...
-
-class ChunkedDecoder:
-    done: bool
-    consumed_total: int
-    def feed(self, data: bytes) -> bytes: ...

@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""HTTP/1.1 request heads and chunked bodies, read in place.
+"""HTTP/1.1 request heads, read in place.
 
 Law: bytes in, spans of the same bytes out. Nothing here allocates, waits, or knows a socket; whatever is not
 exactly what RFC 9112 allows is refused with the status that belongs to it, because a lenient reader behind a
@@ -11,82 +11,22 @@ from libc.string cimport memchr, memcmp, memset
 
 from acme_wsgi.errors import HTTPError
 
+from acme_wsgi.http.grammar cimport (
+    CLASS,
+    HEX,
+    REG_NAME,
+    TARGET,
+    TCHAR,
+    hex_value,
+    judge_value,
+    name_hash,
+    name_hash_step,
+    same_name,
+)
+
 cdef extern from "<arpa/inet.h>" nogil:
     int inet_pton(int family, const char *source, void *target)
     int AF_INET6
-
-cdef extern from *:
-    """
-    /* 1 = tchar (RFC 9110 5.6.2), 2 = may stand in a request-target (0x21..0x7E without "#"), 4 = reg-name, 8 = hex */
-    static unsigned char CLASS[256];
-    static unsigned char LOWER[256];
-
-    static void h1_tables(void) {
-        const char *symbols = "!#$%&'*+-.^_`|~";
-        for (int c = 0; c < 256; c++) {
-            int alnum = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-            CLASS[c] = 0;
-            LOWER[c] = (c >= 'A' && c <= 'Z') ? c + 32 : c;
-            if (alnum) CLASS[c] |= 1 | 4;
-            if (c == '-' || c == '.' || c == '_' || c == '~') CLASS[c] |= 4;
-            if (c >= 0x21 && c <= 0x7E && c != '#') CLASS[c] |= 2;
-            if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F')) CLASS[c] |= 8;
-        }
-        for (const char *s = symbols; *s; s++) CLASS[(unsigned char)*s] |= 1;
-    }
-
-    static int judge_bytes(const char *text, size_t length) {
-        unsigned char high = 0;
-        for (size_t i = 0; i < length; i++) {
-            unsigned char c = (unsigned char)text[i];
-            if ((c < 0x20 && c != 0x09) || c == 0x7F) return -1;
-            high |= c;
-        }
-        return !(high & 0x80);
-    }
-
-    /* -1: not a field value; 1: one in ASCII; 0: one with bytes above. Eight bytes at a time: a byte below 0x20 or
-       equal to 0x7F leaves its top bit in `odd`; what borrows or tabs leave there too is looked at one by one. */
-    static int judge_value(const char *text, size_t length) {
-        const uint64_t ones = 0x0101010101010101u, tops = 0x8080808080808080u;
-        uint64_t high = 0;
-        int verdict = 1;
-        while (length >= 8) {
-            uint64_t word, deleted, odd;
-            memcpy(&word, text, 8);
-            deleted = word ^ (ones * 0x7F);
-            odd = ((word - ones * 0x20) & ~word) | ((deleted - ones) & ~deleted);
-            if (odd & tops) {
-                int judged = judge_bytes(text, 8);
-                if (judged < 0) return -1;
-                verdict &= judged;
-            }
-            high |= word;
-            text += 8;
-            length -= 8;
-        }
-        if (length) {
-            int judged = judge_bytes(text, length);
-            if (judged < 0) return -1;
-            verdict &= judged;
-        }
-        return verdict && !(high & tops);
-    }
-
-    /* FNV-1a of a name in lower case, as read_field computes it. */
-    static uint32_t name_hash(const char *lower) {
-        uint32_t hash = 2166136261u;
-        while (*lower) hash = (hash ^ (unsigned char)*lower++) * 16777619u;
-        return hash;
-    }
-    """
-    unsigned char CLASS[256]
-    unsigned char LOWER[256]
-    void h1_tables() nogil
-    int judge_value(const char *text, size_t length) nogil
-    uint32_t name_hash(const char *lower) nogil
-
-h1_tables()
 
 # The fields that decide framing and routing are told apart by their hash before any byte is compared.
 cdef uint32_t HOST = name_hash(b"host")
@@ -97,43 +37,11 @@ cdef uint32_t EXPECT = name_hash(b"expect")
 cdef uint32_t UPGRADE = name_hash(b"upgrade")
 
 cdef enum:
-    TCHAR = 1
-    TARGET = 2
-    REG_NAME = 4
-    HEX = 8
-
-cdef enum:
     MAX_METHOD = 32
-    MAX_EXTENSION = 1024      # bytes of extension on one chunk-size line
-    MAX_EXCESS = 16384        # extension bytes not paid for by body bytes, over a whole body
-    MAX_TRAILER = 8192
 
 
 class ParseError(HTTPError):
     """A message that is not HTTP/1.1, with the status to answer it with."""
-
-
-cdef bint is_token(const char *text, size_t length) noexcept nogil:
-    cdef size_t index
-    for index in range(length):
-        if not CLASS[<unsigned char>text[index]] & TCHAR:
-            return False
-    return length > 0
-
-
-cdef bint is_field_value(const char *text, size_t length) noexcept nogil:
-    return judge_value(text, length) >= 0
-
-
-cdef bint same_name(const char *text, size_t length, const char *lower, size_t lower_length) noexcept nogil:
-    """Case-insensitive comparison with a name given in lower case."""
-    cdef size_t index
-    if length != lower_length:
-        return False
-    for index in range(length):
-        if LOWER[<unsigned char>text[index]] != <unsigned char>lower[index]:
-            return False
-    return True
 
 
 cdef inline int refuse(Head *head, int status, const char *message) noexcept nogil:
@@ -276,12 +184,6 @@ cdef void check_path(Head *head) noexcept nogil:
         last = c
 
 
-cdef inline int hex_value(unsigned char c) noexcept nogil:
-    if c <= c'9':
-        return c - c'0'
-    return (c | 0x20) - c'a' + 10
-
-
 cdef Py_ssize_t normalise_path(const char *path, size_t length, char *out) noexcept nogil:
     """Decode once, merge slashes, remove dot segments. `out` has room for length + 1 bytes.
 
@@ -357,7 +259,7 @@ cdef int read_field(const char *line, size_t length, Field *field) noexcept nogi
             break
         if c == c'_':
             field.underscore = 1
-        hashed = (hashed ^ LOWER[c]) * 16777619
+        hashed = name_hash_step(hashed, c)
         index += 1
     if index == 0 or index == length or line[index] != c':' or index > 65535:
         return -1
@@ -548,157 +450,6 @@ cdef int read_head(const char *data, size_t length, size_t max_size, Head *head)
             head.nfields += 1
 
 
-# ---- chunked bodies (RFC 9112 7.1) ----------------------------------------------------------------
-
-cdef enum:
-    SIZE
-    BLANK             # BWS between the size and its extension
-    EXTENSION
-    SIZE_LF
-    DATA = DATA_STATE
-    DATA_CR
-    DATA_LF
-    TRAILER_START
-    TRAILER_NAME
-    TRAILER_VALUE
-    TRAILER_LF
-    END_LF
-    DONE
-
-
-cdef void chunked_start(Chunked *body) noexcept nogil:
-    memset(body, 0, sizeof(Chunked))
-
-
-cdef inline int spoil(Chunked *body, const char *message) noexcept nogil:
-    body.message = message
-    return -1
-
-
-cdef int read_size(Chunked *body, unsigned char c) noexcept nogil:
-    """One byte of chunk-size, or of what ends it."""
-    if CLASS[c] & HEX:
-        body.digits += 1
-        if body.digits > 16 or body.remaining > <uint64_t>0x7FFFFFFFFFFFFFF:
-            return spoil(body, b"a chunk size that is too large")
-        body.remaining = body.remaining * 16 + hex_value(c)
-        return 0
-    if body.digits == 0:
-        return spoil(body, b"a chunk size that is not a hexadecimal number")
-    if c == c'\r':
-        body.state = SIZE_LF
-    elif c == c';':
-        body.state = EXTENSION
-    elif c == c' ' or c == c'\t':
-        body.state = BLANK
-    else:
-        return spoil(body, b"a chunk size that is not a hexadecimal number")
-    return 0
-
-
-cdef int read_extension(Chunked *body, unsigned char c) noexcept nogil:
-    """Extensions are skipped, within bounds: their sum must not outgrow the body that they decorate."""
-    body.extension += 1
-    body.excess += 1
-    if body.extension > MAX_EXTENSION or body.excess > MAX_EXCESS:
-        return spoil(body, b"a chunk extension that is too long")
-    if body.state == BLANK:
-        if c == c';':
-            body.state = EXTENSION
-        elif c != c' ' and c != c'\t':
-            return spoil(body, b"space after a chunk size")
-    elif c == c'\r':
-        body.state = SIZE_LF
-    elif (c < 0x20 and c != c'\t') or c == 0x7F:
-        return spoil(body, b"a control character in a chunk extension")
-    return 0
-
-
-cdef int read_trailer(Chunked *body, unsigned char c) noexcept nogil:
-    """Trailer fields are checked and dropped."""
-    body.trailer += 1
-    if body.trailer > MAX_TRAILER:
-        return spoil(body, b"a trailer section that is too large")
-    if body.state == TRAILER_START:
-        if c == c'\r':
-            body.state = END_LF
-            return 0
-        body.trailer_fields += 1
-        if body.trailer_fields > MAX_FIELDS:
-            return spoil(body, b"too many trailer fields")
-        if not CLASS[c] & TCHAR:
-            return spoil(body, b"a trailer line that is not a field")
-        body.state = TRAILER_NAME
-    elif body.state == TRAILER_NAME:
-        if c == c':':
-            body.state = TRAILER_VALUE
-        elif not CLASS[c] & TCHAR:
-            return spoil(body, b"a trailer line that is not a field")
-    elif c == c'\r':
-        body.state = TRAILER_LF
-    elif (c < 0x20 and c != c'\t') or c == 0x7F:
-        return spoil(body, b"a control character in a trailer field")
-    return 0
-
-
-cdef int read_line_feed(Chunked *body, unsigned char c) noexcept nogil:
-    """The LF that must follow a CR, and where it leads."""
-    if c != c'\n':
-        return spoil(body, b"a CR without LF in a chunked body")
-    if body.state == SIZE_LF:
-        body.state = DATA if body.remaining else TRAILER_START
-        body.digits = body.extension = 0
-    elif body.state == DATA_LF:
-        body.state = SIZE
-    elif body.state == TRAILER_LF:
-        body.state = TRAILER_START
-    else:
-        body.state = DONE
-    return 0
-
-
-cdef int chunked_next(Chunked *body, const char *data, size_t length, size_t *consumed,
-                      const char **piece, size_t *piece_length) noexcept nogil:
-    """Advance over `data`: 1 = a piece of body was found, 0 = more bytes needed, 2 = the body ended, -1 = bad.
-
-    consumed[0] is how far it got; call again with the rest after a piece.
-    """
-    cdef size_t index = 0
-    cdef unsigned char c
-    cdef int result = 0
-    while index < length and body.state != DONE:
-        if body.state == DATA:
-            piece[0] = data + index
-            piece_length[0] = length - index
-            if piece_length[0] > body.remaining:
-                piece_length[0] = <size_t>body.remaining
-            body.remaining -= piece_length[0]
-            if body.remaining == 0:
-                body.state = DATA_CR
-            body.excess = body.excess - piece_length[0] if body.excess > piece_length[0] else 0
-            consumed[0] = index + piece_length[0]
-            return 1
-        c = <unsigned char>data[index]
-        index += 1
-        if body.state == SIZE:
-            result = read_size(body, c)
-        elif body.state == BLANK or body.state == EXTENSION:
-            result = read_extension(body, c)
-        elif body.state == DATA_CR:
-            if c != c'\r':
-                result = spoil(body, b"chunk data longer than its size")
-            body.state = DATA_LF
-        elif TRAILER_START <= body.state <= TRAILER_VALUE:
-            result = read_trailer(body, c)
-        else:
-            result = read_line_feed(body, c)
-        if result < 0:
-            consumed[0] = index
-            return -1
-    consumed[0] = index
-    return 2 if body.state == DONE else 0
-
-
 # ---- the same for Python: tests, tools ------------------------------------------------------------
 
 class ParsedHead:
@@ -758,38 +509,3 @@ def parse_head(bytes data not None, size_t max_size=8192):
     parsed.upgrade = bool(head.upgrade)
     parsed.consumed = head.consumed
     return parsed
-
-
-cdef class ChunkedDecoder:
-    """A chunked body as Python sees it. `done` after the last chunk and its trailer section."""
-
-    cdef Chunked body
-    cdef readonly bint done
-    cdef readonly unsigned long long consumed_total
-
-    def __cinit__(self):
-        chunked_start(&self.body)
-
-    def feed(self, bytes data not None):
-        """Decode `data` and return the body bytes in it; bytes after the end are not consumed.
-
-        Raises ParseError (400) for anything that is not a chunked body.
-        """
-        cdef size_t offset = 0, used = 0, piece_length = 0
-        cdef const char *piece = NULL
-        cdef int verdict
-        pieces = []
-        while not self.done:
-            verdict = chunked_next(&self.body, <const char *>data + offset, len(data) - offset, &used, &piece,
-                                   &piece_length)
-            offset += used
-            self.consumed_total += used
-            if verdict == 1:
-                pieces.append(piece[:piece_length])
-            elif verdict < 0:
-                raise ParseError(400, self.body.message.decode("ascii"))
-            elif verdict == 2:
-                self.done = True
-            else:
-                break
-        return b"".join(pieces)

@@ -10,7 +10,7 @@ from cpython.object cimport PyObject
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
-from acme_wsgi.http.h1 cimport is_field_value, is_token, same_name
+from acme_wsgi.http.grammar cimport is_field_value, is_token, same_name
 
 cdef extern from "Python.h":
     int PyUnicode_Check(object text)

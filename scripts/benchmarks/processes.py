@@ -90,7 +90,7 @@ class ProcessTree:
             os.kill(self.root, signal.SIGTERM)
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            members = [pid for pid in members if _alive(pid)]
+            members = [pid for pid in members if alive(pid)]
             if not members:
                 return
             time.sleep(0.02)
@@ -99,7 +99,8 @@ class ProcessTree:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process still runs; our own dead children are reaped, others' zombies count as ended."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
     stat = _stat(pid)

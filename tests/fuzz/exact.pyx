@@ -1,13 +1,14 @@
 """Runs the parser over a copy of its input that ends where the input ends, so that AddressSanitizer sees a byte too far.
 
 A Python bytes object has a NUL behind its last byte, and reading that one is no error to a sanitizer; in a connection's
-buffer it is. Knows the C interface of acme_wsgi.http.h1 only; built by tests/fuzz/run.
+buffer it is. Knows the C interface of acme_wsgi.http.h1 and .chunked only; built by tests/fuzz/run.
 """
 
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from acme_wsgi.http.h1 cimport Chunked, Head, chunked_next, chunked_start, normalise_path, read_head
+from acme_wsgi.http.chunked cimport Chunked, chunked_next, chunked_start
+from acme_wsgi.http.h1 cimport Head, normalise_path, read_head
 
 
 def walk(bytes data not None, size_t max_size):

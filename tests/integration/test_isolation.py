@@ -141,3 +141,42 @@ def test_the_leak_would_be_seen(acme: Launcher) -> None:
     )
     server = acme(app="leak:app", files={"leak.py": planted + "\nkept = ['clean']\n"})
     assert [server.get("/").text, server.get("/").text] == ["clean", "planted"]
+
+
+FORK = """
+import multiprocessing, time
+
+context = multiprocessing.get_context("fork")
+children = []
+
+def nap():
+    for _ in range(200):
+        time.sleep(0.05)        # gevent's: the child's hub turns
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/fork":
+        child = context.Process(target=nap, daemon=True)
+        child.start()
+        children.append(child)
+    if environ["PATH_INFO"] == "/end":
+        for child in children:
+            child.kill()
+            child.join()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(sum(child.is_alive() for child in children)).encode()]
+"""
+
+
+def test_a_child_that_a_handler_forks_takes_no_events_and_holds_no_clients(acme: Launcher) -> None:
+    server = acme(app="forking:app", files={"forking.py": FORK})
+    with server.connect() as early, server.connect() as late:
+        assert early.request("/").status == 200
+        assert late.request("/fork").text == "1"
+        for _ in range(100):
+            assert early.request("/").text == "1", "the child is alive, and the parent answers"
+            with server.connect() as fresh:
+                assert fresh.request("/").text == "1"
+        early.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert early.reply().text == "1"
+        assert early.closed(), "nobody else holds the client's connection open"
+        assert late.request("/end").text == "0"

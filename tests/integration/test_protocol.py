@@ -385,7 +385,6 @@ def test_a_response_can_not_be_split(server: Server, field: str) -> None:
     "field",
     [
         "X-Name: Transfer-Encoding",
-        "X-Name: Keep-Alive",
         "X-Name: Upgrade",
         "X-Name: Trailer",
         "X-Name: Content-Length\r\nX-Value: abc",

@@ -28,6 +28,7 @@ FLOORS = {
     "sockets": 6,
     "engine": 5,
     "connection": 5,
+    "answer": 5,
     "body": 5,
     "stream": 5,
     "reactor": 5,

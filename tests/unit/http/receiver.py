@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from acme_wsgi.http.h1 import ChunkedDecoder, ParsedHead, ParseError, parse_head
+from acme_wsgi.http.chunked import ChunkedDecoder
+from acme_wsgi.http.h1 import ParsedHead, ParseError, parse_head
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acme_wsgi.http.h1 import ChunkedDecoder, ParseError
+from acme_wsgi.http.chunked import ChunkedDecoder
+from acme_wsgi.http.h1 import ParseError
 
 TCHAR = "!#$%&'*+-.^_`|~" + string.ascii_letters + string.digits
 token = st.text(TCHAR, min_size=1, max_size=12).map(str.encode)

@@ -1,0 +1,4 @@
+class ChunkedDecoder:
+    done: bool
+    consumed_total: int
+    def feed(self, data: bytes) -> bytes: ...
