@@ -18,8 +18,9 @@ from acme_wsgi.errors import AcmeError
 STACK_PER_LEVEL = 2560
 """Bytes of C stack that one level of Python recursion may take: the worst case of CPython's own types.
 
-Measured with Python 3.11 (docs/decisions/recursion-limit-from-the-stack.md): `sorted` with a recursing key takes
-2,490 a level, `__getattr__` 730, the encoders and callbacks of the standard library 80 to 620, plain Python calls none.
+Measured with Python 3.11 (docs/decisions/recursion-limit-from-the-stack.md): `sorted` with a recursing key
+takes 2,490 a level, `__getattr__` 730, the encoders and callbacks of the standard library 80 to 620, plain
+Python calls none.
 """
 
 STACK_RESERVE = 128 * 1024
