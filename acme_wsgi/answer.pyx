@@ -440,6 +440,7 @@ cdef class Answering(Stream):
         cdef int64_t sent = self.sent_total - request.sent_before
         cdef dict environ = request.environ
         cdef object address
+        self.reactor.seen_ns = now
         service.slot.data.in_flight -= 1
         service.slot.data.bytes_in += request.received + request.body.total
         service.slot.count_response(request.plan.status if request.started else 499, sent, now - request.begun_ns)
@@ -457,7 +458,6 @@ cdef class Answering(Stream):
 
     cdef void after(self, Request request, bint cut) noexcept:
         """What becomes of the connection (RFC 9112 9.3, 9.6)."""
-        cdef int64_t now
         if cut or self.hung_up:
             # A stream that only the connection's end delimits must not look whole.
             self.close(self.rude or cut and request.started and request.plan.length < 0 and not request.plan.chunked)
@@ -474,8 +474,7 @@ cdef class Answering(Stream):
                 self.linger()
                 return
             self.skip = request.body.remaining
-        now = monotonic_ns()
-        self.reactor.enter(self, LIST_IDLE, now)
+        self.reactor.enter(self, LIST_IDLE, self.reactor.seen_ns)     # `record` has just looked
         if self.end > self.start or self.readable:
             self.reactor.make_ready(self)
         else:

@@ -9,6 +9,7 @@ from acme_wsgi.http.chunked cimport Chunked
 cdef class Connection(Answering):
     cdef dict base_environ
     cdef int port
+    cdef str port_text           # as requests need it
     cdef uint8_t proxied         # a PROXY header may stand first
     cdef uint8_t trusted
     cdef uint8_t expired         # its time in this state is over

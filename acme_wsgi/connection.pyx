@@ -182,6 +182,7 @@ cdef class Connection(Answering):
         self.proxied = 0
         if found.source is not None:
             self.address, self.port = found.source
+            self.port_text = None
             self.trusted = self.service.trusted.trusts(self.address)
         return found.consumed
 
@@ -344,12 +345,14 @@ cdef class Connection(Answering):
         environ[WSGI_EARLY_HINTS] = request
         if self.port:
             environ["REMOTE_ADDR"] = self.address
-            environ["REMOTE_PORT"] = str(self.port)
+            if self.port_text is None:
+                self.port_text = str(self.port)
+            environ["REMOTE_PORT"] = self.port_text
         else:
             environ["REMOTE_ADDR"] = ""
         environ[ACME_REQUEST_ID] = request.request_id
         self.request = request
-        request.begun_ns = request.clock_ns = self.turn_ns = monotonic_ns()
+        request.begun_ns = request.clock_ns = self.turn_ns = self.reactor.seen_ns = monotonic_ns()
         self.client_wait_ns = self.paused_ns = 0
         service.slot.data.in_flight += 1
         self.reactor.enter(self, LIST_RUN, request.begun_ns)

@@ -304,6 +304,7 @@ cdef class Engine(Reactor):
         cdef int fd, turn
         cdef int64_t now = monotonic_ns()
         cdef Connection connection
+        self.seen_ns = now
         listener.pending = False
         while True:
             fd = -1

@@ -48,6 +48,7 @@ cdef class Reactor:
     cdef long table_size
     cdef uint32_t generations
     cdef void *events
+    cdef int64_t seen_ns       # when somebody in the batch last looked at the clock
     cdef int event_count
     cdef int event_index
     cdef bint batch_done
