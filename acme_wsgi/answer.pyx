@@ -17,10 +17,11 @@ from libc.stdlib cimport free, malloc
 
 from acme_wsgi.errors import ClientDisconnected, HTTPError, error_page, reason
 
+from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.http.chunked cimport Chunked, chunked_next
 from acme_wsgi.http.environ cimport ascii
 from acme_wsgi.http.writer cimport FileBody, write_head, write_interim
-from acme_wsgi.reactor cimport monotonic_ns, running
+from acme_wsgi.reactor cimport running
 
 cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1

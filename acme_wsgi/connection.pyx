@@ -37,12 +37,13 @@ from acme_wsgi.answer cimport (
     error_response,
 )
 from acme_wsgi.body cimport Body
+from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.http.chunked cimport chunked_next, chunked_start
 from acme_wsgi.http.environ cimport ascii, latin1, method_name, put_fields
 from acme_wsgi.http.grammar cimport same_name
 from acme_wsgi.http.h1 cimport Head, normalise_path, read_head
 from acme_wsgi.http.writer cimport Response
-from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE, monotonic_ns, running
+from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE, running
 
 cdef extern from "Python.h":
     object PyContext_New()

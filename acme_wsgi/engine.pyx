@@ -15,16 +15,17 @@ import sys
 import time
 from email.utils import formatdate
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, EPROTO, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EPROTO, errno
+from libc.stdint cimport int64_t, uint16_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcmp, memcpy
 
 from acme_wsgi.http.forwarded import TrustedProxies
 
 from acme_wsgi.answer cimport LIST_BODY, LIST_HEAD, LIST_IDLE, LIST_LINGER, LIST_RUN, LIST_SEND, Service
+from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.connection cimport Connection
-from acme_wsgi.reactor cimport Channel, Reactor, monotonic_ns
+from acme_wsgi.reactor cimport Channel, Reactor
 from acme_wsgi.scoreboard cimport Scoreboard, Slot
 
 cdef extern from "<arpa/inet.h>" nogil:

@@ -2,7 +2,6 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-cdef int64_t monotonic_ns() noexcept nogil
 cdef object running()
 
 cdef enum:

@@ -23,17 +23,10 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EINTR, errno
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
-from libc.time cimport time_t
+
+from acme_wsgi.clock cimport monotonic_ns
 
 log = logging.getLogger("acme.reactor")
-
-cdef extern from "<time.h>" nogil:
-    ctypedef int clockid_t
-    cdef struct timespec:
-        time_t tv_sec
-        long tv_nsec
-    clockid_t CLOCK_MONOTONIC
-    int clock_gettime(clockid_t clock, timespec *at)
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
@@ -75,12 +68,6 @@ cdef enum:
 cdef object running():
     """The greenlet that runs."""
     return current_greenlet()
-
-
-cdef int64_t monotonic_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
 cdef class Channel:

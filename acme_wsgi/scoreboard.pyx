@@ -9,19 +9,11 @@ Law: this module knows numbers. It knows neither HTTP nor processes nor how anyt
 """
 
 import mmap
-import time
 
 from libc.string cimport memset
-from libc.time cimport time_t
 from cpython.buffer cimport PyObject_GetBuffer, PyBuffer_Release, PyBUF_WRITABLE, Py_buffer
 
-cdef extern from "<time.h>" nogil:
-    ctypedef int clockid_t
-    cdef struct timespec:
-        time_t tv_sec
-        long tv_nsec
-    clockid_t CLOCK_MONOTONIC
-    int clock_gettime(clockid_t clock, timespec *at)
+from acme_wsgi.clock cimport monotonic_ns
 
 EMPTY = 0
 STARTING = 1
@@ -33,12 +25,6 @@ _FIRST_NS = 1000
 _SUB = 4
 _BUCKETS = 120
 _STATUSES = 600
-
-
-cdef int64_t monotonic_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
 cdef int bucket_of(uint64_t duration_ns) noexcept nogil:

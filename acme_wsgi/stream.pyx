@@ -13,8 +13,9 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
 from acme_wsgi.errors import ClientDisconnected
+from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.http.writer cimport FileBody
-from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE, monotonic_ns
+from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE
 
 cdef extern from "<sys/types.h>" nogil:
     ctypedef long off_t

@@ -29,6 +29,7 @@ FLOORS = {
     "engine": 5,
     "connection": 5,
     "answer": 5,
+    "clock": 0,
     "body": 5,
     "stream": 5,
     "reactor": 5,
