@@ -33,6 +33,8 @@ import pytest
 from acme_wsgi.config import load
 from tests.server import ROOT, Launcher, Server, wait_until
 
+pytestmark = pytest.mark.slow  # whole servers, started and stopped: seconds each
+
 MB = 1 << 20
 
 

@@ -16,6 +16,8 @@ import pytest
 from tests.integration.test_frameworks import prepare_django, serves
 from tests.server import Launcher, Server
 
+pytestmark = pytest.mark.slow  # whole servers, started and stopped: seconds each
+
 CLIENTS = 20
 REQUESTS = 15
 

@@ -17,6 +17,8 @@ import pytest
 from tests.server import Launcher, Server
 from tests.wire import Wire
 
+pytestmark = pytest.mark.slow  # whole servers, started and stopped: seconds each
+
 APP = "tests.apps.basic:app"
 SOMAXCONN = int(Path("/proc/sys/net/core/somaxconn").read_text())
 FASTOPEN = Path("/proc/sys/net/ipv4/tcp_fastopen")

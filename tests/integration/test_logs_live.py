@@ -16,6 +16,8 @@ import pytest
 
 from tests.server import Launcher, Server, wait_until
 
+pytestmark = pytest.mark.slow  # whole servers, started and stopped: seconds each
+
 APP = "tests.apps.basic:app"
 STAMP = r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
 ASKED = [

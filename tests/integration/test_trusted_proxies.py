@@ -16,6 +16,8 @@ import pytest
 
 from tests.server import Launcher, Server
 
+pytestmark = pytest.mark.slow  # whole servers, started and stopped: seconds each
+
 APP = "tests.apps.frameworks.wsgi_cases:app"
 GET = b"GET /facts HTTP/1.1\r\nHost: inner.example\r\nConnection: close\r\n"
 CLIENT = "203.0.113.9"

@@ -10,6 +10,8 @@ import pytest
 from tests.server import Launcher, Server, wait_until
 from tests.wire import Wire
 
+pytestmark = pytest.mark.slow  # whole servers, started and stopped: seconds each
+
 APP = "tests.apps.basic:app"
 MB = 1 << 20
 

@@ -100,6 +100,7 @@ def test_two_greenlets_do_not_wait_for_one_connection(rig: Rig) -> None:
 # -- fairness ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @in_engine()
 def test_an_endless_stream_to_a_fast_reader_lets_others_in(rig: Rig) -> None:
     """The reader is a process of its own: here it can always take what the handler sends."""

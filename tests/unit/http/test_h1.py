@@ -104,6 +104,7 @@ def test_reject_byte_by_byte(case: Reject) -> None:
     assert outcome.refusal == Refusal(case.status, case.where)
 
 
+@pytest.mark.slow
 @each_reject
 def test_reject_cut_at_every_position(case: Reject) -> None:
     for cut in range(1, len(case.raw)):

@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # whole servers, started and stopped: seconds each
+
 PATIENCE = 30.0
 
 PRELUDE = """
