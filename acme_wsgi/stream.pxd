@@ -32,6 +32,7 @@ cdef class Stream(Channel):
     cdef ssize_t try_send(self, const char *data, size_t length, int flags) except -2
     cdef ssize_t try_send_two(self, const char *first, size_t first_length, const char *second,
                               size_t second_length) except -2
+    cdef bint no_room(self) except? True
     cdef int send_all(self, const char *data, size_t length) except -1
     cdef int send_rest(self) except -1
     cdef int send_file_rest(self, size_t *budget) except -1

@@ -168,14 +168,8 @@ cdef class Stream(Channel):
             if taken >= 0:
                 self.sent_total += taken
                 return taken
-            if errno == EAGAIN:
+            if self.no_room():
                 return -1
-            if errno == EINTR:
-                continue
-            self.hung_up = 1
-            if is_gone(errno):
-                raise lost("we wrote to it")
-            raise OSError(errno, "send failed")
 
     cdef ssize_t try_send_two(self, const char *first, size_t first_length, const char *second,
                               size_t second_length) except -2:
@@ -195,14 +189,19 @@ cdef class Stream(Channel):
             if taken >= 0:
                 self.sent_total += taken
                 return taken
-            if errno == EAGAIN:
+            if self.no_room():
                 return -1
-            if errno == EINTR:
-                continue
-            self.hung_up = 1
-            if is_gone(errno):
-                raise lost("we wrote to it")
-            raise OSError(errno, "sendmsg failed")
+
+    cdef bint no_room(self) except? True:
+        """After a send that took nothing: True = no room now, False = interrupted, again. Raises for the rest."""
+        if errno == EAGAIN:
+            return True
+        if errno == EINTR:
+            return False
+        self.hung_up = 1
+        if is_gone(errno):
+            raise lost("we wrote to it")
+        raise OSError(errno, "sending failed")
 
     cdef int send_all(self, const char *data, size_t length) except -1:
         """Send everything, waiting as the peer needs. `data` must stay valid meanwhile."""

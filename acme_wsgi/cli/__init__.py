@@ -30,8 +30,9 @@ class Verb(Protocol):
         """Do what the verb says; returns the exit status. May raise AcmeError."""
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say which configuration is meant."""
+def add_config_arguments(parser: argparse.ArgumentParser, *, default: str | None = DEFAULT_CONFIG) -> None:
+    """The options that say which configuration is meant; `default` is what the help says of none."""
+    fallback = f"; default: {default} if it exists" if default else ""
     parser.add_argument(
         "-c",
         "--config",
@@ -39,7 +40,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PATH",
         help="a configuration file, or a directory whose *.yaml and *.yml are read in the order of their"
-        f" names; may be given several times, later ones win; default: {DEFAULT_CONFIG} if it exists",
+        f" names; may be given several times, later ones win{fallback}",
     )
     parser.add_argument(
         "--set",

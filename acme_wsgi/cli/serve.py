@@ -15,6 +15,7 @@ from pathlib import Path
 
 from acme_wsgi import __version__
 from acme_wsgi.arbiter import Arbiter
+from acme_wsgi.cli import add_config_arguments
 from acme_wsgi.config import Config, load
 from acme_wsgi.errors import EX_BOOT, EX_CONFIG, AcmeError, BootError, ConfigError
 
@@ -54,23 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a WSGI application to serve at /*; module:factory() calls the factory."
         " No configuration is needed besides",
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        action="append",
-        default=[],
-        metavar="PATH",
-        help="a configuration file, or a directory whose *.yaml and *.yml are read in the order of their"
-        " names; may be given several times, later ones win",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="sets",
-        metavar="KEY=VALUE",
-        help="set one key, over files and environment: --set server.port=9000; may be given several times",
-    )
+    add_config_arguments(parser, default=None)
     parser.add_argument("--check", action="store_true", help="check the configuration and stop there")
     parser.add_argument("--version", action="version", version=f"acme-wsgi {__version__}")
     return parser

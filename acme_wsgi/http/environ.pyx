@@ -38,7 +38,6 @@ cdef struct Known:
 cdef Known known[SLOTS]
 cdef int learned = 0
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 cdef str GET = "GET"
 cdef str POST = "POST"
 cdef str HEAD_ = "HEAD"

@@ -29,7 +29,6 @@ cdef struct Head:
     uint8_t plain_path       # nothing to decode or to remove
     uint8_t absolute
     uint8_t asterisk
-    uint8_t secure_scheme
     int minor
     int nfields
     Field fields[100]

@@ -146,7 +146,6 @@ cdef int split_target(Head *head) noexcept nogil:
             index = 7
         elif length > 8 and same_name(target, 8, b"https://", 8):
             index = 8
-            head.secure_scheme = 1
         else:
             return refuse(head, 400, b"the request target is neither a path nor an http URI")
         head.absolute = 1
@@ -403,7 +402,7 @@ cdef int read_head(const char *data, size_t length, size_t max_size, Head *head)
     head.nfields = 0
     head.content_length = -1
     head.chunked = head.keep_alive = head.expect_continue = head.upgrade = 0
-    head.absolute = head.asterisk = head.secure_scheme = 0
+    head.absolute = head.asterisk = 0
     head.method = head.target = head.path = head.query = head.host = NULL
     head.method_length = head.target_length = head.path_length = head.query_length = 0
     head.host_length = head.authority_length = 0

@@ -142,7 +142,8 @@ def test_close_is_called_once_when_the_body_fails(rig: Rig) -> None:
 
     rig.dispatch = lambda request: Response(OK, [], failing(), closer)
     with rig.connect() as wire:
-        assert b"0\r\n\r\n" not in wire.send(GET).rest()
+        # Only the body: a request id may end in a zero, too, and the head with it.
+        assert b"0\r\n\r\n" not in wire.send(GET).rest().partition(b"\r\n\r\n")[2]
     assert closer.calls == 1
 
 
