@@ -1,16 +1,17 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
 """The scoreboard: what every worker is doing, in fixed shared memory.
 
-One slot per worker, written by that worker alone and read by anyone, without locks: every field is an
-aligned 64-bit word, so a reader sees an old or a new value, never half of one. The memory is an anonymous
-shared mapping made by the arbiter before the first fork; it survives any worker and needs no file.
+One slot per worker, read by anyone, without locks. Each number is an aligned 64-bit word with one writer (the
+worker; for what is said about its standstills, the arbiter), so a reader sees an old or a new value, never half
+of one; a text may be seen half changed, and is for people. The memory is an anonymous shared mapping made by the
+arbiter before the first fork; it survives any worker and needs no file. There are more slots than workers: while
+one is replaced, its successor already has another.
 
 Law: this module knows numbers. It knows neither HTTP nor processes nor how anything is displayed.
 """
 
 import mmap
 
-from libc.string cimport memset
 from cpython.buffer cimport PyObject_GetBuffer, PyBuffer_Release, PyBUF_WRITABLE, Py_buffer
 
 from acme_wsgi.clock cimport monotonic_ns
@@ -78,6 +79,29 @@ cdef class Slot:
         self.data.state = value
 
     @property
+    def number(self):
+        """The worker's number, from 1, for people."""
+        return self.data.number
+
+    @number.setter
+    def number(self, value):
+        self.data.number = value
+
+    @property
+    def generation(self):
+        """Which configuration the worker serves: the first is 1, each reload adds one."""
+        return self.data.generation
+
+    @generation.setter
+    def generation(self, value):
+        self.data.generation = value
+
+    @property
+    def requests(self):
+        """Requests that the process in this slot has answered."""
+        return self.data.requests_total - self.data.requests_before
+
+    @property
     def heartbeat(self):
         """CLOCK_MONOTONIC in nanoseconds of the last `beat`."""
         return self.data.heartbeat_ns
@@ -94,6 +118,11 @@ cdef class Slot:
         self.data.in_flight = 0
         self.data.idle = 0
         self.data.oldest_idle_ns = 0
+        self.data.queued = 0
+        self.data.oldest_queued_ns = 0
+        self.data.current_length = 0
+        self.data.stall_since_ns = 0
+        self.data.requests_before = self.data.requests_total
         self.data.heartbeat_ns = monotonic_ns()
         self.data.started_ns = self.data.heartbeat_ns
 
@@ -124,7 +153,9 @@ cdef class Slot:
             "requests_total": data.requests_total, "bytes_in": data.bytes_in, "bytes_out": data.bytes_out,
             "errors": data.errors, "timeouts": data.timeouts, "rejected": data.rejected,
             "disconnects": data.disconnects, "log_dropped": data.log_dropped,
-            "latency_sum_ns": data.latency_sum_ns,
+            "latency_sum_ns": data.latency_sum_ns, "queued": data.queued,
+            "oldest_queued_ns": data.oldest_queued_ns, "number": data.number, "generation": data.generation,
+            "shed": data.shed, "gone": data.gone, "stalls": data.stalls,
         }
         cdef int status
         cdef uint64_t total
@@ -145,31 +176,44 @@ cdef class Slot:
 
 
 # Facts of one process that make no sense in a sum.
-_NOT_SUMMED = ("pid", "state", "heartbeat_ns", "started_ns")
+_NOT_SUMMED = ("pid", "state", "heartbeat_ns", "started_ns", "oldest_queued_ns", "number", "generation")
 
 
 cdef class Scoreboard:
-    """Shared memory for `workers` slots.
+    """Shared memory for `size` slots, of which the first `used` count; all of them unless told otherwise.
 
-    Raises ValueError for fewer than one worker, OSError when the mapping can't be made.
+    Raises ValueError for fewer than one slot, OSError when the mapping can't be made.
     """
 
-    def __cinit__(self, int workers):
-        if workers < 1:
-            raise ValueError("a scoreboard needs at least one worker")
+    def __cinit__(self, int size, used=None):
+        if size < 1:
+            raise ValueError("a scoreboard needs at least one slot")
         cdef Py_buffer view
-        self.workers = workers
-        self.memory = mmap.mmap(-1, workers * sizeof(SlotData))
+        self.size = size
+        # Anonymous memory is zeroed, and what nobody touches costs nothing.
+        self.memory = mmap.mmap(-1, sizeof(BoardData) + size * sizeof(SlotData))
         PyObject_GetBuffer(self.memory, &view, PyBUF_WRITABLE)
-        self.slots = <SlotData *>view.buf
+        self.data = <BoardData *>view.buf
+        self.slots = <SlotData *>(<char *>view.buf + sizeof(BoardData))
         # The mapping lives as long as self.memory, which nobody else can reach to close.
         PyBuffer_Release(&view)
-        memset(self.slots, 0, workers * sizeof(SlotData))
+        self.data.used = size if used is None else used
+
+    @property
+    def used(self):
+        """How many slots, from the first, anybody has ever taken. The arbiter's to raise."""
+        return self.data.used
+
+    @used.setter
+    def used(self, int value):
+        if not self.data.used <= value <= self.size:
+            raise ValueError(f"{value} slots of {self.size}, and {self.data.used} are in use")
+        self.data.used = value
 
     def slot(self, int index):
-        """The slot of worker `index`; IndexError past the last."""
-        if not 0 <= index < self.workers:
-            raise IndexError(f"slot {index} of {self.workers}")
+        """The slot with this index; IndexError past the last."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"slot {index} of {self.size}")
         cdef Slot slot = Slot.__new__(Slot)
         slot.data = &self.slots[index]
         slot.board = self
@@ -179,7 +223,7 @@ cdef class Scoreboard:
     def totals(self):
         """The sum over all slots of every number that can be summed."""
         result = {}
-        for index in range(self.workers):
+        for index in range(self.data.used):
             for name, value in self.slot(index).snapshot().items():
                 if name not in _NOT_SUMMED:
                     result[name] = result.get(name, 0) + value
@@ -187,21 +231,21 @@ cdef class Scoreboard:
 
     def latency(self):
         """The latency histogram of the whole server, aligned with `bucket_edges()`."""
-        columns = zip(*(self.slot(index).latency() for index in range(self.workers)), strict=True)
+        if not self.data.used:
+            return [0] * _BUCKETS
+        columns = zip(*(self.slot(index).latency() for index in range(self.data.used)), strict=True)
         return [sum(column) for column in columns]
 
     cdef int64_t total_connections(self) noexcept nogil:
-        cdef int64_t total = 0
-        cdef int index
-        for index in range(self.workers):
+        cdef int64_t total = 0, index
+        for index in range(self.data.used):
             total += self.slots[index].connections
         return total
 
     cdef int64_t oldest_idle_elsewhere(self, int own) noexcept nogil:
         """When the longest-idle connection of the other workers went idle (ns), or 0 if none is."""
-        cdef int64_t oldest = 0, at
-        cdef int index
-        for index in range(self.workers):
+        cdef int64_t oldest = 0, at, index
+        for index in range(self.data.used):
             if index == own or self.slots[index].idle <= 0:
                 continue
             at = self.slots[index].oldest_idle_ns
@@ -211,9 +255,8 @@ cdef class Scoreboard:
 
     cdef int64_t fewest_connections(self) noexcept nogil:
         """Connections of the ready worker that holds the fewest; -1 when none is ready."""
-        cdef int64_t fewest = -1
-        cdef int index
-        for index in range(self.workers):
+        cdef int64_t fewest = -1, index
+        for index in range(self.data.used):
             if self.slots[index].state == 2 and (fewest < 0 or self.slots[index].connections < fewest):
                 fewest = self.slots[index].connections
         return fewest

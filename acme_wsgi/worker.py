@@ -66,7 +66,10 @@ class Engine(Protocol):
 class Assignment:
     """What the arbiter gives a worker into its life.
 
-    :ivar index: the worker's number, from 0; its slot on the scoreboard
+    :ivar index: the worker's place, from 0; people see it counted from 1
+    :ivar workers: how many places there are
+    :ivar slot: its part of the scoreboard
+    :ivar generation: which configuration this is: 1, and one more with each reload
     :ivar arbiter: the arbiter's process id
     :ivar report: descriptor of the pipe's end through which the worker says that it is ready or why not
     :ivar stacks: file that stacks are written to, shared with the arbiter
@@ -76,7 +79,10 @@ class Assignment:
     config: Config
     listeners: Sequence[Listener]
     board: Scoreboard
+    slot: Slot
     index: int
+    workers: int
+    generation: int
     arbiter: int
     report: int
     stacks: IO[bytes]
@@ -101,7 +107,7 @@ def run(task: Assignment) -> int:
     _show_stacks(task.stacks)
     try:
         limits.set_stack(server.worker_stack_size)
-        _patch(io_share(server.io_threads, task.board.workers, task.index))
+        _patch(io_share(server.io_threads, task.workers, task.index))
         engine, access_log = _build(task, slot)
     except Exception as error:  # noqa: BLE001 - whatever keeps us from serving is the arbiter's to tell
         return _report_failure(task.report, error)
@@ -117,8 +123,9 @@ def run(task: Assignment) -> int:
 
 
 def _take_slot(task: Assignment) -> Slot:
-    slot = task.board.slot(task.index)
+    slot = task.slot
     slot.reset_gauges()
+    slot.number, slot.generation = task.index + 1, task.generation
     slot.pid = os.getpid()
     slot.state = STARTING
     name_process(f"acme: worker {task.index + 1}")
@@ -179,7 +186,7 @@ def _build(task: Assignment, slot: Slot) -> tuple[Engine, Any]:
         "wsgi.input_terminated": True,  # a read past the body's end is empty, it never waits
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,  # greenlets: another request may run the same object while this one waits
-        "wsgi.multiprocess": task.board.workers > 1,
+        "wsgi.multiprocess": task.workers > 1,
         "wsgi.run_once": False,
         "wsgi.file_wrapper": FileWrapper,
     }

@@ -81,6 +81,14 @@ def output(text: str) -> None:
         raise ValueError("stdout, stderr or an absolute path")
 
 
+def probe(text: str) -> None:
+    """What a new worker is asked."""
+    if text != "*" and not (
+        text.startswith("/") and text.isascii() and text.isprintable() and " " not in text
+    ):
+        raise ValueError("* or a path, percent-encoded, with a query if need be")
+
+
 def url_path(text: str) -> None:
     """The path of a URL of ours, as a client asks for it."""
     if not text.startswith("/") or any(char in text for char in " ?#"):

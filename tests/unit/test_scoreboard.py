@@ -93,7 +93,7 @@ def test_bucket_edges_rise_and_end_at_infinity() -> None:
 def test_a_slot_keeps_the_memory_alive() -> None:
     slot = Scoreboard(2).slot(1)
     slot.pid = 42
-    assert slot.pid == 42 and slot.board.workers == 2
+    assert slot.pid == 42 and slot.board.size == 2
 
 
 @pytest.mark.parametrize("index", [-1, 2, 10**6])

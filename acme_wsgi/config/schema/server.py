@@ -38,15 +38,14 @@ class Server:
         "0.0.0.0",  # noqa: S104 - a server is there to be reached
         "bind address; unix:/run/acme/http.sock binds a UNIX socket; sockets handed over by systemd "
         "(LISTEN_FDS) win",
-        live=False,
         check=grammar.bind_host,
         example="unix:/run/acme/http.sock",
     )
     port: int = key(
-        8080, "bind port; 0 = one that the kernel chooses, named in the log", maximum=65535, live=False
+        8080, "bind port; 0 = one that the kernel chooses, named in the log", maximum=65535
     )
     workers: int = key(
-        0, "worker processes; 0 = one per available CPU (cgroup and affinity aware)", maximum=1024, live=False
+        0, "worker processes; 0 = one per available CPU (cgroup and affinity aware)", maximum=1024
     )
     worker_stack_size: int = key(
         2 * MB,
@@ -55,6 +54,7 @@ class Server:
         unit="size",
         minimum=MB,
         maximum=GB,
+        live=False,
     )
     io_threads: int = key(
         4,
@@ -121,35 +121,80 @@ class Server:
         65535, "listen queue; the kernel's somaxconn caps it", minimum=1, maximum=MAX_BACKLOG, live=False
     )
     tcp_fastopen: bool = key(True, "TCP_FASTOPEN on the listener, where the kernel allows it", live=False)
-    max_requests: int = key(0, "a worker is recycled after so many requests; 0 = never", built=False)
+    max_requests: int = key(
+        0, "a worker is replaced after so many requests, its successor first; 0 = never", maximum=1 << 62
+    )
     max_requests_jitter: int = key(
-        0, "up to so many requests more, by chance, so that workers aren't recycled together", built=False
+        0,
+        "up to so many requests more, by chance, so that workers aren't replaced together",
+        maximum=1 << 62,
+    )
+    max_memory: int | None = key(
+        None,
+        "a worker is replaced, its successor first, once its proportional memory (PSS) is above this; "
+        "unset = never",
+        unit="size",
+        minimum=MB,
+        example="1GB",
+    )
+    max_concurrency: int = key(
+        0,
+        "requests that one worker runs at the same time; the others wait in its queue; 0 = as many as come",
+        maximum=1_000_000,
+    )
+    queue_size: int = key(
+        1000,
+        "requests that may wait in the queue of one worker; beyond it they are answered 503 with Retry-After",
+        maximum=1_000_000,
+    )
+    queue_timeout: float = key(
+        5.0,
+        "longest time that a request waits to be started, be it for max_concurrency or for a busy worker; "
+        "then it is answered 503 with Retry-After",
+        unit="duration",
+        minimum=0.001,
+        maximum=86400,
+    )
+    blocked_after: float = key(
+        1.0,
+        "a worker whose loop stands still this long is reported while it does: route, line of the handler, "
+        "how long",
+        unit="duration",
+        minimum=0.1,
+        maximum=86400,
+    )
+    probe: str = key(
+        "*",
+        "what a new worker must answer before it serves: a path that is asked with GET and must answer below "
+        "500, or * (OPTIONS *) for the engine alone",
+        check=grammar.probe,
+        example="/health",
     )
     preload_app: bool = key(
         False, "load the application once, in the arbiter, before forking", live=False, built=False
     )
     user: str | None = key(
         None,
-        "user that workers run as, after bind",
+        "user that workers run as, after bind; a server that root starts needs it, and user: root insists",
         live=False,
-        built=False,
         check=grammar.account,
         example="acme",
     )
     group: str | None = key(
         None,
-        "group that workers run as, after bind",
+        "group that workers run as, after bind; unset = the user's own groups",
         live=False,
-        built=False,
         check=grammar.account,
         example="acme",
     )
     pid_file: str | None = key(
-        None, "file that holds the arbiter's process id", live=False, built=False,
+        None, "file that holds the arbiter's process id", live=False,
         check=grammar.absolute, example="/run/acme/acme.pid",
     )  # fmt: skip
     runtime_dir: str | None = key(
-        None, "directory of the control socket and the shared store", live=False, built=False,
+        None, "directory of the control socket and the shared store; unset = /run/acme if it can be written, "
+        "else acme in $XDG_RUNTIME_DIR",
+        live=False,
         check=grammar.absolute, example="/run/acme",
     )  # fmt: skip
     trusted_proxies: tuple[str, ...] = key(

@@ -90,6 +90,7 @@ TEXTS = st.one_of(
 
 _BY_CHECK: dict[Callable[[str], object], st.SearchStrategy[str]] = {
     grammar.bind_host: st.sampled_from(["127.0.0.1", "::1", "[::]", "localhost", "unix:/run/acme/http.sock"]),
+    grammar.probe: st.sampled_from(["*", "/health", "/a%20b?c=d"]),
     grammar.peer: _NETWORKS | st.just("unix:"),
     grammar.network: _NETWORKS,
     grammar.account: _NAMES,

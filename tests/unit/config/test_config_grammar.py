@@ -54,6 +54,7 @@ BAD: list[tuple[Callable[[str], None], list[str]]] = [
     (grammar.file_name, ["a/b", "..", "."]),
     (grammar.versioned_pattern, ["/s/{file}.{ext}", "s/{file}-{hash}.{ext}", "/{hash}{hash}{file}{ext}"]),
     (grammar.output, ["acme.log", "stdin"]),
+    (grammar.probe, ["", "health", "/a b", "/é", "/a\r\nX: y", "**"]),
 ]  # fmt: skip
 
 

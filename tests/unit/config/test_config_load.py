@@ -192,13 +192,13 @@ def test_null_unsets_an_optional_key(tmp_path: Path) -> None:
 def test_what_has_no_effect_yet_is_warned_about(file: Path) -> None:
     config = loaded(
         file,
-        "cache: {size: 1GB, enabled: true}\nserver: {max_requests: 5}\n"
+        "cache: {size: 1GB, enabled: true}\nserver: {preload_app: true}\n"
         "routes:\n- {path: /, type: static, root: /}\n- {path: /a, type: wsgi, app: x, cache: false}\n",
     )
     warned = [(each.key, each.line) for each in config.warnings]
     assert warned == [
         ("cache.size", 1),
-        ("server.max_requests", 2),
+        ("server.preload_app", 2),
         ("routes[0].type", 4),
         ("routes[1].cache.enabled", 5),
     ]
