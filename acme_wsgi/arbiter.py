@@ -1,8 +1,9 @@
-"""The arbiter: the parent process. It binds, forks, watches and replaces workers, and never serves.
+"""The arbiter: the parent process. It binds, follows orders, watches and replaces workers, and never serves.
 
-Law: imports no gevent and nothing that does, so that every worker starts from a clean interpreter. Signals
-are written into a pipe and worked off in the loop; nothing happens inside a handler. It reads what workers
-say on the scoreboard and through their boot pipes, and speaks to them in signals only.
+Law: imports no gevent and nothing that does, so that every worker starts from a clean interpreter. One
+thread, one loop: signals are written into a pipe and worked off in it, orders come through the control socket
+and are worked off in it too; nothing happens inside a handler, and nothing in the loop waits but its one poll.
+The workers are crew.py's, what their heartbeats mean is watch.py's.
 """
 
 from __future__ import annotations
@@ -16,23 +17,35 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
-from acme_wsgi import __version__, cpus, limits, sockets, worker
+from acme_wsgi import __version__, cpus, limits, pidfile, privileges, sockets, upgrade, worker
 from acme_wsgi import log as logs
 from acme_wsgi.config import Config
+from acme_wsgi.control import Control, ControlError, Order, default_directory
+from acme_wsgi.crew import FEWEST_SLOTS, SLOTS_PER_WORKER, Crew
 from acme_wsgi.errors import AcmeError
+from acme_wsgi.generation import Generation
+from acme_wsgi.handover import Handover, take_handover
+from acme_wsgi.history import History
+from acme_wsgi.reload import Reload
 from acme_wsgi.scoreboard import Scoreboard
-from acme_wsgi.watch import STACK_DELAY, Child, Place, Watch, ended_how, log_with_stacks, start_error
+from acme_wsgi.status import describe
+from acme_wsgi.systemd import Manager
+from acme_wsgi.watch import Watch, log_with_stacks
 
-TICK = 0.5
+TICK = 0.25
 """Longest time between two looks at the workers, in seconds."""
 
+SECOND = 1.0
+"""How often the history is written, logs are rotated if need be, and the service manager hears that we live."""
+
 _SIGNALS = (
-    signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD,
+    signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
+    signal.SIGCHLD,
 )  # fmt: skip
 # Handled by doing nothing, not ignored: a program that an application starts shall find them as usual.
-_WITHOUT_EFFECT = (signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2)
+_WITHOUT_EFFECT = (signal.SIGTTIN, signal.SIGTTOU)
 
 log = logging.getLogger("acme.arbiter")
 
@@ -41,22 +54,36 @@ log = logging.getLogger("acme.arbiter")
 class Arbiter:
     """The server as a tree of processes.
 
-    :ivar config: what to serve and how
+    :ivar config: what to serve and how; a reload makes it another one
+    :ivar reread: reads the configuration again, for a reload; None means that there is nothing to read
+    :ivar sources: the files and directories it comes from, for people
     :ivar environ: the process environment; LISTEN_* is taken out of it
     :ivar make_engine: given to the workers, for tests; None means the real engine
     """
 
     config: Config
+    reread: Callable[[], Config] | None = None
+    sources: tuple[str, ...] = ()
     environ: Any = field(default_factory=lambda: os.environ)
     make_engine: Callable[..., worker.Engine] | None = None
-    _places: list[Place] = field(default_factory=list)
-    _listeners: list[sockets.Listener] = field(default_factory=list)
-    _board: Scoreboard | None = None
+    started: float = field(default_factory=time.time)
+    listeners: list[sockets.Listener] = field(default_factory=list)
+    history: History = field(init=False)
+    crew: Crew = field(init=False)
+    reload: Reload = field(init=False)
+    manager: Manager = field(init=False)
+    home: str = ""  # the directory that the server was started in
+    directory: str = ""  # the runtime_dir in use
+    announced: bool = False
+    stopping: bool = False
+    program: upgrade.Program | None = None  # the one that shall follow us, or has
+    _account: privileges.Account | None = None
+    _handover: Handover | None = None
+    _control: Control | None = None
+    _watch: Watch = field(init=False)
     _pipe: tuple[int, int] = (-1, -1)
-    _announced: bool = False
-    _stop_by: float = 0.0  # 0 while running; after it, workers that still live are killed
     _quick: bool = False
-    _failed: AcmeError | None = None
+    _second: float = 0.0  # when the next second's work is due
 
     # -- the life of the server ----------
 
@@ -68,51 +95,80 @@ class Arbiter:
         :raises BootError, ConfigError: the first workers could not start; nothing runs any more
         :raises ResourceError: the kernel does not grant a limit that the configuration asks for
         """
-        limits.make_room_for_stack(self.config.server.worker_stack_size)
+        server = self.config.server
+        limits.make_room_for_stack(server.worker_stack_size)
         files = limits.raise_descriptor_limit()
+        self.home = upgrade.logical_directory(self.environ)
+        self._handover = take_handover(self.environ)
+        self._account = privileges.account(server.user, server.group)
+        logs.prepare(self.config.logging, self._owner())
         logs.setup(self.config.logging, process="arbiter")
         worker.name_process("acme: arbiter")
-        server = self.config.server
-        self._listeners = sockets.listeners(
-            server.host,
-            server.port,
-            backlog=server.backlog,
-            fastopen=server.tcp_fastopen,
-            environ=self.environ,
-        )
         try:
-            self._prepare(server.workers or cpus.available(), files)
+            self._listen()
+            self._prepare(files)
             self._loop()
+        except AcmeError as error:
+            if self._handover is not None:
+                self._handover.refuse(str(error))
+            raise
         finally:
             self._take_down()
-        if self._failed is not None:
-            if self.config.logging.output != "stderr":  # whoever raised it goes on to tell it there
-                trace = getattr(self._failed, "traceback", "")
-                log_with_stacks(logging.CRITICAL, f"cannot start: {self._failed}", trace)
-            raise self._failed
+        if self.crew.failed is not None:
+            self._tell_failure(self.crew.failed)
+            raise self.crew.failed
         log.info("stopped")
         return 0
 
-    def _prepare(self, workers: int, files: int) -> None:
-        self._board = Scoreboard(workers)
-        for index in range(workers):
-            memory = os.memfd_create(f"acme-stacks-{index + 1}", os.MFD_CLOEXEC)
-            self._places.append(Place(index, self._board.slot(index), os.fdopen(memory, "w+b", buffering=0)))
+    def _listen(self) -> None:
+        server = self.config.server
+        options: dict[str, Any] = {"backlog": server.backlog, "fastopen": server.tcp_fastopen}
+        if self._handover is None:
+            self.listeners = sockets.listeners(server.host, server.port, environ=self.environ, **options)
+            pidfile.write(server.pid_file)
+        else:
+            self.listeners, removed = sockets.rebind(
+                self._handover.listeners, server.host, server.port, **options
+            )
+            for listener in removed:  # the predecessor serves them to their end
+                listener.close()
+
+    def _prepare(self, files: int) -> None:
+        workers = self.config.server.workers or cpus.available()
+        board = Scoreboard(max(FEWEST_SLOTS, SLOTS_PER_WORKER * workers), used=0)
+        self.history = History(board)
+        first = Generation(1, self.config, tuple(self.listeners), workers)
+        self.crew = Crew(
+            board,
+            first,
+            self._account,
+            self._shed,
+            pss=self.history.pss,
+            stranger=self._met_stranger,
+            make_engine=self.make_engine,
+        )
+        self.reload = Reload(self)
+        self.manager = Manager(self.environ)
+        self._watch = Watch()
         self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         for number in (*_SIGNALS, *_WITHOUT_EFFECT):
             signal.signal(number, _nothing)  # the number itself goes through the pipe
         signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        self._warn(workers, files)
+        self.directory = self.config.server.runtime_dir or default_directory(self.environ)
+        if self._handover is None:
+            self._open_control(takeover=False)
+        self.warn(workers, files)
         # Objects that live forever out of the collector's sight: its marks would unshare their pages.
         gc.collect()
         gc.freeze()
 
-    def _warn(self, workers: int, files: int) -> None:
+    def warn(self, workers: int, files: int | None = None) -> None:
+        """Log what the configuration asks for and doesn't get."""
         for problem in self.config.warnings:
             log.warning("%s", problem)
         wanted = self.config.server.max_connections // workers
-        if wanted > files - 64:
+        if files is not None and wanted > files - 64:
             log.warning(
                 "server.max_connections is %d a worker, but a process may open only %d files here;"
                 " raise that limit (LimitNOFILE=)",
@@ -120,49 +176,86 @@ class Arbiter:
                 files,
             )
 
-    def _loop(self) -> None:
-        watch = Watch(self.config.server.timeout)
-        while True:
-            self._start_missing()
-            self._wait()
-            watch.new_round()
-            self._work_off_signals()
-            for place in self._places:
-                if place.child is not None:
-                    place.child.read_report()
-            self._reap()
-            if self._stop_by:
-                if not any(place.child for place in self._places):
-                    return
-                self._hurry_up()
-            else:
-                watch.look(self._places)
-                self._announce()
+    def _open_control(self, *, takeover: bool) -> None:
+        try:
+            self._control = Control.open(self.directory, self._obey, takeover=takeover)
+        except ControlError as error:
+            log.warning("%s; acme-server can't reach this server", error)
 
-    def _wait(self) -> None:
-        """Sleep until a signal or a report comes, a start is due, or the tick is over."""
+    def _loop(self) -> None:
+        while True:
+            self.crew.step()
+            if self.stopping or self.crew.failed is not None:
+                if not any(self.crew):
+                    return
+            elif self.program is not None and self.program.ready:
+                if not any(self.crew) and self.program.proven:
+                    log.info("pid %d goes on as the server", self.program.pid)
+                    return
+            else:
+                self._watch.look(self.crew)
+                self._announce()
+                self.reload.advance()
+                self._follow_program()
+            ready = self._wait()
+            self._watch.new_round()
+            self._work_off_signals()
+            if self._control is not None:
+                self._control.handle(ready)
+                self._control.expire(time.monotonic())
+            if time.monotonic() >= self._second:
+                self._each_second()
+
+    def _wait(self) -> list[tuple[int, int]]:
+        """Sleep until a signal, an order or a report comes, a start is due, or the tick is over."""
         poll = select.poll()
         poll.register(self._pipe[0], select.POLLIN)
-        wait = TICK
-        for place in self._places:
-            if place.child is None:
-                wait = min(wait, max(place.start_at - time.monotonic(), 0)) if not self._stop_by else wait
-            elif place.child.report >= 0:
-                poll.register(place.child.report, select.POLLIN)
-            if place.child is not None and place.child.asked:
-                wait = STACK_DELAY
-        poll.poll(wait * 1000)
+        now = time.monotonic()
+        wait = min(TICK, max(self.crew.next_start() - now, 0))
+        for child in self.crew:
+            if child.report >= 0:
+                poll.register(child.report, select.POLLIN)
+            if child.due:
+                wait = min(wait, max(child.due - now, 0))
+        if self.program is not None and self.program.pipe >= 0:
+            poll.register(self.program.pipe, select.POLLIN)
+        if self._control is not None:
+            for descriptor, events in self._control.descriptors():
+                poll.register(descriptor, events)
+        return poll.poll(wait * 1000 + 1)
+
+    def _each_second(self) -> None:
+        now = time.monotonic()
+        self._second = now + SECOND
+        self.history.sample(now, {child.slot.index: child.pid for child in self.crew})
+        if logs.rotate(self.config.logging, owner=self._owner()):
+            self.crew.tell_all(signal.SIGUSR1)
+        if self.crew.serving:
+            self.manager.watchdog(now)
 
     def _announce(self) -> None:
         """Say once that all workers serve."""
-        if self._announced or not all(place.child and place.child.ready for place in self._places):
+        if self.announced or not self.crew.settled:
             return
-        self._announced = True
-        where = ", ".join(listener.name for listener in self._listeners)
-        log.info("acme %s ready: %d workers on %s", __version__, len(self._places), where)
-        sockets.notify(self.environ, f"READY=1\nMAINPID={os.getpid()}\nSTATUS=serving on {where}")
+        self.announced = True
+        where = self.where()
+        log.info("acme %s ready: %d workers on %s", __version__, len(self.crew.places), where)
+        if self._handover is not None:
+            pidfile.write(self.config.server.pid_file)
+            self._open_control(takeover=True)
+            self._handover.accept()
+            self._handover = None
+        self.manager.ready(f"serving on {where}")
 
-    # -- signals ----------
+    def where(self) -> str:
+        """The addresses, for people."""
+        return ", ".join(listener.name for listener in self.listeners)
+
+    def _owner(self) -> tuple[int, int] | None:
+        """Whose the log files must be for the workers to open them, None for "ours"."""
+        return None if self._account is None else (self._account.uid, self._account.gid)
+
+    # -- signals and orders ----------
 
     def _work_off_signals(self) -> None:
         with suppress(BlockingIOError):
@@ -173,156 +266,147 @@ class Arbiter:
                     case signal.SIGINT | signal.SIGQUIT:
                         self._begin_stop(quick=True)
                     case signal.SIGUSR1:
-                        logs.reopen_all()
-                        self._tell_all(signal.SIGUSR1)
-                        log.info("logs reopened")
+                        self._reopen()
+                    case signal.SIGUSR2:
+                        self._begin_upgrade(None)
                     case signal.SIGHUP:
-                        log.warning("SIGHUP: reload is not available yet; nothing was changed")
+                        self.reload.ask(None)
 
-    def _tell_all(self, number: int) -> None:
-        for place in self._places:
-            if place.child is not None:
-                os.kill(place.child.pid, number)  # a child not reaped yet always has its id
+    def _obey(self, order: Order) -> None:
+        """Work off an order from the control socket, or take it on."""
+        match order.verb:
+            case "status":
+                order.reply(**describe(self))
+            case "stats":
+                order.reply(**self._stats(order.arguments))
+            case "reload":
+                self.reload.ask(order)
+            case "restart":
+                self._begin_upgrade(order)
+            case "stop":
+                self._begin_stop(quick=order.arguments.get("quick") is True)
+                order.reply()
+            case "reopen":
+                self._reopen()
+                order.reply()
+            case _:
+                order.fail(f"this server knows no {order.verb!r}")
+
+    def _stats(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        seconds = arguments.get("seconds", 10)
+        return self.history.stats(
+            seconds if isinstance(seconds, int) else 10, history=arguments.get("history") is True
+        )
+
+    def _reopen(self) -> None:
+        logs.prepare(self.config.logging, self._owner())
+        logs.reopen_all()
+        self.crew.tell_all(signal.SIGUSR1)
+        log.info("logs reopened")
 
     def _begin_stop(self, *, quick: bool) -> None:
-        if self._stop_by and (self._quick or not quick):
+        if self.stopping and (self._quick or not quick):
             return
-        patience = 0.0 if quick else self.config.server.shutdown_timeout
-        self._quick = quick
-        self._stop_by = time.monotonic() + patience + 2 * worker.STOP_MARGIN
+        self.stopping, self._quick = True, quick
+        patience = self.config.server.shutdown_timeout
         log.info("stopping %s", "at once" if quick else f"gracefully, for up to {patience:g} s")
-        sockets.notify(self.environ, "STOPPING=1")
-        self._tell_all(signal.SIGQUIT if quick else signal.SIGTERM)
-        # New clients are turned away as soon as the workers let go of the sockets as well.
-        for listener in self._listeners:
-            listener.unlink()
-            listener.close()
+        self.reload.cancel("the server stops")
+        if self.program is None or not self.program.ready:
+            self.manager.stopping()
+            # New clients are turned away as soon as the workers let go of the sockets as well.
+            for listener in self.listeners:
+                listener.unlink()
+                listener.close()
+        if self.program is not None and not self.program.ready:
+            self.program.abandon("the server stops")
+        self.crew.stop(quick=quick)
 
-    def _hurry_up(self) -> None:
-        """Kill what still lives past the end of the stop."""
-        if time.monotonic() < self._stop_by:
+    def _tell_failure(self, error: AcmeError) -> None:
+        if self.config.logging.output != "stderr":  # whoever raised it goes on to tell it there
+            trace = getattr(error, "traceback", "")
+            log_with_stacks(logging.CRITICAL, f"cannot start: {error}", trace)
+
+    # -- the next program on the same sockets ----------
+
+    def _begin_upgrade(self, order: Order | None) -> None:
+        why_not = ""
+        if self.stopping or not self.announced:
+            why_not = "the server is starting or stopping"
+        elif self.program is not None:
+            why_not = f"pid {self.program.pid} is already following"
+        elif self.reload.busy:
+            why_not = "a reload is going on"
+        if why_not:
+            log.warning("no upgrade: %s", why_not)
+            if order is not None:
+                order.fail(why_not)
             return
-        for place in self._places:
-            child = place.child
-            if child is not None and not child.killed:
-                child.kill("it did not stop in time")
+        try:
+            self.program = upgrade.spawn(self.listeners, self.environ, self.home, order)
+        except OSError as error:
+            log.error("the next program can't be started: %s", error)
+            if order is not None:
+                order.fail(f"the next program can't be started: {error.strerror}")
 
-    # -- starting and ending of workers ----------
-
-    def _start_missing(self) -> None:
-        if self._stop_by:
+    def _follow_program(self) -> None:
+        """Hear whether the next program serves; then this one is done."""
+        if self.program is None:
             return
-        now = time.monotonic()
-        for place in self._places:
-            if place.child is None and now >= place.start_at:
-                self._start(place)
+        self.program.listen()
+        if self.program.ready:
+            self.manager.main_pid(self.program.pid)
+            if self._control is not None:
+                self._control.close()
+                self._control = None
+            self.crew.stop(quick=False)
 
-    def _start(self, place: Place) -> None:
-        place.forget_stacks()
-        try:
-            place.child = self._fork(place)
-        except OSError as error:  # no process or descriptor to be had: it may pass
-            pause = place.postpone()
-            log.error("worker %d cannot be started: %s; trying again in %g s", place.index + 1, error, pause)
+    def _met_stranger(self, pid: int, status: int) -> None:
+        """A process ended that is no worker."""
+        if self.program is None or pid != self.program.pid:
+            return
+        program, self.program = self.program, None
+        program.ended(status)
+        if program.ready and status != 0 and not self.stopping:
+            log.error("pid %d, which was to go on as the server, is dead: this one takes over again", pid)
+            self.crew.resume()
+            self.announced = False
+            pidfile.write(self.config.server.pid_file)
+            self._open_control(takeover=True)
+            self.manager.main_pid(os.getpid())
+        elif program.ready:
+            self._begin_stop(quick=False)  # it served, and was stopped: so are we
 
-    def _fork(self, place: Place) -> Child:
-        """Start a worker; raises OSError when the kernel refuses."""
-        assert self._board is not None
-        arbiter = os.getpid()
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        # Until the child has let go of the arbiter's signal pipe, a signal to it would look like one to us.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            pid = os.fork()
-            if pid == 0:
-                task = worker.Assignment(
-                    config=self.config,
-                    listeners=self._listeners,
-                    board=self._board,
-                    slot=place.slot,
-                    index=place.index,
-                    workers=len(self._places),
-                    generation=1,
-                    arbiter=arbiter,
-                    report=writing,
-                    stacks=place.stacks,
-                    make_engine=self.make_engine,
-                )
-                self._become_worker(task, reading, before)
-        except OSError:
-            os.close(reading)
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            os.close(writing)
-        os.set_blocking(reading, False)
-        return Child(pid, place.slot, place.index + 1, time.monotonic(), reading)
+    # -- ends ----------
 
-    def _become_worker(self, task: worker.Assignment, reading: int, mask: Any) -> NoReturn:
-        """In the child: shed everything of the arbiter's, work, and never return."""
-        status = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            for number in _SIGNALS:
-                if number != signal.SIGHUP:  # the arbiter's alone; a terminal sends it to us as well
-                    signal.signal(number, signal.SIG_DFL)
-            signal.signal(worker.STACK_SIGNAL, signal.SIG_IGN)  # until it has somewhere to write to
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            others = [place.child.report for place in self._places if place.child and place.child.report >= 0]
-            for descriptor in (*self._pipe, reading, *others):
-                os.close(descriptor)
-            status = worker.run(task)
-        except BaseException:  # the process ends here whatever it was; the log must have it
-            log.critical("worker %d failed", task.index + 1, exc_info=True)
-        finally:
-            logs.close()
-            os._exit(status)
-
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            for place in self._places:
-                # Others can be here too: as process 1 of a container we inherit every orphan.
-                if place.child is not None and place.child.pid == pid:
-                    self._bury(place, place.child, status)
-
-    def _bury(self, place: Place, child: Child, status: int) -> None:
-        child.read_report()
-        child.close_report()
-        in_hand = place.slot.snapshot()["in_flight"]
-        place.child = None
-        place.slot.reset_gauges()
-        if not self._stop_by:
-            if child.ready or self._announced:
-                place.mourn(child, status, in_hand)
-            else:
-                self._give_up(start_error(child, status, place.read_stacks()))
-        elif not self._failed and (in_hand or status):
-            log.warning("%s %s with %d requests in its hands", child.name, ended_how(status), in_hand)
-
-    def _give_up(self, error: AcmeError) -> None:
-        """The server has never been up: a worker that can't start now won't start the next time either."""
-        self._failed = error
-        self._quick = True
-        self._stop_by = time.monotonic() + worker.STOP_MARGIN
-        self._tell_all(signal.SIGQUIT)
+    def _shed(self) -> None:
+        """In a worker, right after the fork: let go of what is the arbiter's alone."""
+        signal.set_wakeup_fd(-1)
+        for number in _SIGNALS:
+            if number != signal.SIGHUP:  # the arbiter's alone; a terminal sends it to us as well
+                signal.signal(number, signal.SIG_DFL)
+        signal.signal(worker.STACK_SIGNAL, signal.SIG_IGN)  # until it has somewhere to write to
+        for descriptor in self._pipe:
+            os.close(descriptor)
+        if self._control is not None:
+            self._control.abandon()
+        if self.program is not None:
+            self.program.close()
+        if self._handover is not None:
+            self._handover.close()
 
     def _take_down(self) -> None:
-        """Whatever happened, leave no process, no socket file and no handler behind."""
-        for place in self._places:
-            if place.child is not None:
-                os.kill(place.child.pid, signal.SIGKILL)
-                os.waitpid(place.child.pid, 0)
-                place.child = None
-            place.stacks.close()
-        for listener in self._listeners:
-            listener.unlink()
+        """Whatever happened, leave no process, no file and no handler behind."""
+        followed = self.program is not None and self.program.ready
+        if hasattr(self, "crew"):
+            self.crew.take_down()
+        for listener in self.listeners:
+            if not followed:
+                listener.unlink()
             listener.close()
+        if self._control is not None:
+            self._control.close()
+        if not followed:
+            pidfile.remove(self.config.server.pid_file)
         if self._pipe[0] >= 0:
             signal.set_wakeup_fd(-1)
             for descriptor in self._pipe:

@@ -14,12 +14,12 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO
 
 from acme_wsgi.errors import AcmeError, BootError, ConfigError, Problem
+from acme_wsgi.generation import Generation
 from acme_wsgi.limits import ResourceError
 from acme_wsgi.scoreboard import Slot
-from acme_wsgi.worker import STACK_SIGNAL
+from acme_wsgi.stacks import Stacks
 
 HEARTBEAT_MARGIN = 1.0
 """Seconds beyond `server.timeout` before a worker counts as hung: its loop beats at least twice a second."""
@@ -33,7 +33,6 @@ BOOT_LIMIT = 600.0
 STACK_DELAY = 0.3
 """Seconds between asking a process for its stacks and reading them."""
 
-_MAX_STACK = 32 * 1024
 _MAX_REPORT = 256 * 1024
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 30.0
 _YOUNG = 1.0  # a worker that dies sooner after it got ready was never well
@@ -47,18 +46,26 @@ log = logging.getLogger("acme.arbiter")
 class Child:
     """A worker process as its arbiter sees it. Times are monotonic seconds, 0 for "not yet".
 
+    :ivar slot: its part of the scoreboard
+    :ivar generation: what it serves
     :ivar number: from 1, for people
+    :ivar stacks: what it writes its stacks to; its own, closed by `bury`
     :ivar report: reading end of the boot pipe, -1 once it has been read
     :ivar said: what came through it
     :ivar reported: this standstill is in the log already
     :ivar asked: when it was asked for its stacks
     :ivar stood: how long it had stood still then
     :ivar killed: why we killed it
+    :ivar quota: it is replaced after so many requests, 0 = never
+    :ivar leave_by: it was told to stop, and must be gone at this time
+    :ivar unwanted: it was killed because nobody needs it any more
     """
 
     pid: int
     slot: Slot
     number: int
+    generation: Generation
+    stacks: Stacks
     forked: float
     report: int
     said: bytes = b""
@@ -67,6 +74,9 @@ class Child:
     asked: float = 0.0
     stood: float = 0.0
     killed: str = ""
+    quota: int = 0
+    leave_by: float = 0.0
+    unwanted: bool = False
 
     @property
     def name(self) -> str:
@@ -90,6 +100,15 @@ class Child:
             os.close(self.report)
             self.report = -1
 
+    def bury(self) -> None:
+        """It is dead and told: let go of what the arbiter held for it."""
+        self.close_report()
+        self.stacks.close()
+
+    def tell(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)  # a child not reaped yet always has its id
+
     def kill(self, why: str) -> None:
         """End it at once; `why` goes into the log when it is dead."""
         self.killed = why
@@ -100,27 +119,18 @@ class Child:
 class Place:
     """A worker's place: it outlives the processes that take it in turn.
 
-    :ivar stacks: file that stacks are written to, shared with the process in the place
+    :ivar index: from 0; the worker's number counts from 1
+    :ivar child: who serves, or is the only one to start
+    :ivar successor: who starts to replace it
     :ivar failures: quick deaths in a row; the pause before the next start grows with them
     :ivar start_at: not before this time (monotonic seconds)
     """
 
     index: int
-    slot: Slot
-    stacks: IO[bytes]
     child: Child | None = None
+    successor: Child | None = None
     failures: int = 0
     start_at: float = 0.0
-
-    def forget_stacks(self) -> None:
-        """Empty the file for the next stacks."""
-        # Both processes share one file position: the worker's next word starts where this leaves it.
-        self.stacks.seek(0)
-        self.stacks.truncate()
-
-    def read_stacks(self) -> str:
-        """What the process wrote when it was asked, or when it crashed."""
-        return os.pread(self.stacks.fileno(), _MAX_STACK, 0).decode(errors="replace").rstrip()
 
     def postpone(self) -> float:
         """After another failure: choose when to try again; returns the pause in seconds."""
@@ -141,7 +151,7 @@ class Place:
         else:
             pause = self.postpone()
         why = f" ({child.killed})" if child.killed else ""
-        stacks = "" if child.killed else self.read_stacks()
+        stacks = "" if child.killed else child.stacks.read()
         if not child.ready:
             error = start_error(child, status, stacks)
             why, stacks = f" ({error})", getattr(error, "traceback", "")
@@ -170,18 +180,18 @@ class Watch:
             log.info("the arbiter was stopped for %.1f s", now - self._last_round)
         self._last_round = now
 
-    def look(self, places: Iterable[Place]) -> None:
+    def look(self, children: Iterable[Child]) -> None:
         """Judge every worker by its heartbeat, and a starting one by its age."""
         now = time.monotonic()
         if now < self._judge_from:
             return
-        for place in places:
-            if place.child is not None and not place.child.killed:
-                self._look_at(place, place.child, now)
+        for child in children:
+            if not child.killed:
+                self._look_at(child, now)
 
-    def _look_at(self, place: Place, child: Child, now: float) -> None:
+    def _look_at(self, child: Child, now: float) -> None:
         if child.ready:
-            still = now - place.slot.heartbeat / 1e9
+            still = now - child.slot.heartbeat / 1e9
             early, limit = min(BLOCKED_AFTER, self._timeout / 2), self._timeout + HEARTBEAT_MARGIN
         else:
             still = now - child.forked
@@ -189,18 +199,17 @@ class Watch:
         if child.asked:
             if now - child.asked >= STACK_DELAY:
                 child.asked = 0.0
-                self._judge(place, child, still, limit)
+                self._judge(child, still, limit)
         elif still >= limit or (still >= early and not child.reported):
-            place.forget_stacks()
-            os.kill(child.pid, STACK_SIGNAL)
+            child.stacks.ask(child.pid)
             child.asked, child.stood = now, still
         elif still < early:
             child.reported = False
 
-    def _judge(self, place: Place, child: Child, still: float, limit: float) -> None:
+    def _judge(self, child: Child, still: float, limit: float) -> None:
         """The stacks have been asked for and are here, as far as the process could write them."""
         doing = f"{'has stood still' if child.ready else 'has been starting'} for {child.stood:.1f} s"
-        stacks = place.read_stacks() or "(it did not answer: stopped, or stuck in the kernel)"
+        stacks = child.stacks.read() or "(it did not answer: stopped, or stuck in the kernel)"
         child.reported = True
         if still < child.stood:
             log_with_stacks(logging.WARNING, f"{child.name} {doing} and goes on now; it was here:", stacks)

@@ -24,15 +24,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from acme_wsgi import __version__, limits
+from acme_wsgi import __version__, limits, privileges
 from acme_wsgi.config import Config
 from acme_wsgi.errors import EX_BOOT, BootError, ConfigError
 from acme_wsgi.limits import ResourceError
 from acme_wsgi.scoreboard import DRAINING, READY, STARTING, Scoreboard, Slot
 from acme_wsgi.sockets import Listener
-
-STACK_SIGNAL = signal.SIGUSR2
-"""Makes a worker write the Python stacks of its threads to the file the arbiter reads, even when it hangs."""
+from acme_wsgi.stacks import STACK_SIGNAL
 
 GC_THRESHOLD = (10_000, 20, 50)
 """Collector thresholds while serving. A request makes few cycles; Python's 700 would look too often."""
@@ -70,6 +68,7 @@ class Assignment:
     :ivar workers: how many places there are
     :ivar slot: its part of the scoreboard
     :ivar generation: which configuration this is: 1, and one more with each reload
+    :ivar account: whom it runs as, None for whom it is
     :ivar arbiter: the arbiter's process id
     :ivar report: descriptor of the pipe's end through which the worker says that it is ready or why not
     :ivar stacks: file that stacks are written to, shared with the arbiter
@@ -83,6 +82,7 @@ class Assignment:
     index: int
     workers: int
     generation: int
+    account: privileges.Account | None
     arbiter: int
     report: int
     stacks: IO[bytes]
@@ -107,15 +107,20 @@ def run(task: Assignment) -> int:
     _show_stacks(task.stacks)
     try:
         limits.set_stack(server.worker_stack_size)
+        access_log = _open_logs(task)
+        if task.account is not None:
+            privileges.drop(task.account)
+            _follow(task.arbiter)  # the kernel has forgotten it with the old identity
         _patch(io_share(server.io_threads, task.workers, task.index))
-        engine, access_log = _build(task, slot)
+        engine = _build(task, slot, access_log)
+        _probe(engine, server.probe, server.timeout)
     except Exception as error:  # noqa: BLE001 - whatever keeps us from serving is the arbiter's to tell
         return _report_failure(task.report, error)
     _tune_gc()
     orders.obey()
-    engine.start()
     slot.beat()
     slot.state = READY
+    engine.start()
     _report(task.report, ready=True)
     _serve(task, engine, slot, orders)
     _finish(access_log)
@@ -168,16 +173,21 @@ def _show_stacks(stacks: IO[bytes]) -> None:
     faulthandler.register(STACK_SIGNAL, file=stacks, all_threads=True, chain=False)
 
 
-def _build(task: Assignment, slot: Slot) -> tuple[Engine, Any]:
-    """Load the applications and build the engine around them, listening but not yet started."""
+def _open_logs(task: Assignment) -> Any:
+    """Open the logs while we are who may; returns the access log, None if there is none."""
     from acme_wsgi import log as logs
+
+    logs.setup(task.config.logging, process=f"worker {task.index + 1}")
+    return logs.AccessLog(task.config.logging) if task.config.logging.access.enabled else None
+
+
+def _build(task: Assignment, slot: Slot, access_log: Any) -> Engine:
+    """Load the applications and build the engine around them, listening but not yet started."""
     from acme_wsgi import pipeline
     from acme_wsgi.handlers.wsgi import FileWrapper
 
-    logs.setup(task.config.logging, process=f"worker {task.index + 1}")
     make_engine = task.make_engine or _engine_class()
     dispatch = pipeline.compile(task.config)
-    access_log = logs.AccessLog(task.config.logging) if task.config.logging.access.enabled else None
     base_environ = {
         "SERVER_SOFTWARE": f"acme/{__version__}",
         "SCRIPT_NAME": "",
@@ -193,7 +203,14 @@ def _build(task: Assignment, slot: Slot) -> tuple[Engine, Any]:
     engine = make_engine(task.config, dispatch, access_log, slot, task.board, base_environ)
     for listener in task.listeners:
         engine.listen(listener.sock)
-    return engine, access_log
+    return engine
+
+
+def _probe(engine: Engine, what: str, timeout: float) -> None:
+    """Have the engine answer a request of our own before it gets anybody else's; raises BootError."""
+    from acme_wsgi.probe import probe
+
+    probe(engine, what, timeout)
 
 
 def _engine_class() -> Callable[..., Engine]:
