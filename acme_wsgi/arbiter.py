@@ -1,9 +1,9 @@
 """The arbiter: the parent process. It binds, follows orders, watches and replaces workers, and never serves.
 
 Law: imports no gevent and nothing that does, so that every worker starts from a clean interpreter. One
-thread, one loop: signals are written into a pipe and worked off in it, orders come through the control socket
-and are worked off in it too; nothing happens inside a handler, and nothing in the loop waits but its one poll.
-The workers are crew.py's, what their heartbeats mean is watch.py's.
+thread, one loop: signals are written into a pipe and worked off in it, orders come through the control
+socket and are worked off in it too; nothing happens inside a handler, and nothing in the loop waits but its
+one poll. The workers are crew.py's, what their heartbeats mean is watch.py's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TICK = 0.25
 """Longest time between two looks at the workers, in seconds."""
 
 SECOND = 1.0
-"""How often the history is written, logs are rotated if need be, and the service manager hears that we live."""
+"""How often the history is written, logs are rotated, and the service manager hears that we live."""
 
 _SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,

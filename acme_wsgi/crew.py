@@ -3,9 +3,9 @@
     (missing) -> starting -> serving -> its successor serves -> leaving -> gone
 
 A *place* is a worker's number; processes take it in turn. A *generation* is a configuration with its
-listeners: a reload tries the next one with a single process, and only when that is ready do the others follow,
-one by one. Whoever is replaced while the server goes on (by a reload, or because it is worn) keeps serving
-until its successor does.
+listeners: a reload tries the next one with a single process, and only when that is ready do the others
+follow, one by one. Whoever is replaced while the server goes on (by a reload, or because it is worn) keeps
+serving until its successor does.
 
 Law: forks workers, sends them signals, buries them, and decides nothing but whose turn it is. What went wrong
 is the arbiter's to tell and watch.py's to find out. Imports no gevent.
@@ -129,7 +129,7 @@ class Crew:
     # -- the next generation ----------
 
     def attempt(self, generation: Generation, outcome: Callable[[AcmeError | None], None]) -> None:
-        """Try a new generation with one process. Once that is ready, the generation holds and the others follow.
+        """Try a new generation with one process; once that is ready, it holds and the others follow.
 
         :param outcome: called with None once it holds, or with what was wrong; then nothing has changed
         """
@@ -246,7 +246,7 @@ class Crew:
             child.tell(signal.SIGQUIT if quick else signal.SIGTERM)
 
     def resume(self) -> None:
-        """After a `stop` that is taken back: whoever leaves goes on leaving, and every place is filled anew."""
+        """A `stop` is taken back: whoever leaves goes on leaving, and every place is filled anew."""
         self._stopping = False
         for place in self.places:
             self.leaving += [child for child in (place.child, place.successor) if child is not None]

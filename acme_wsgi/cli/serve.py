@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from acme_wsgi import __version__
@@ -18,12 +19,15 @@ from acme_wsgi.arbiter import Arbiter
 from acme_wsgi.cli import add_config_arguments
 from acme_wsgi.config import Config, load
 from acme_wsgi.errors import EX_BOOT, EX_CONFIG, AcmeError, BootError, ConfigError
+from acme_wsgi.handover import refuse
 
 _EPILOG = f"""\
 signals:
   TERM          stop gracefully: open requests may finish, for up to server.shutdown_timeout
   INT, QUIT     stop at once
+  HUP           reload: read the configuration again, try it with one worker, replace the others one by one
   USR1          open the log files anew (for logrotate)
+  USR2          upgrade: start this command line again on the same sockets; it takes over once it serves
 
 exit status:
   0             stopped as asked
@@ -74,8 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load(options.config, os.environ, options.sets, app=options.app)
         if options.check:
             return _checked(config)
-        return Arbiter(config).run()
+        read = partial(load, options.config, os.environ, options.sets, app=options.app)
+        sources = (*options.config, *([options.app] if options.app else []))
+        return Arbiter(config, read, sources).run()
     except AcmeError as error:
+        refuse(os.environ, str(error))
         return _failed(error)
     except KeyboardInterrupt:  # before the arbiter has taken the signals over
         return 128 + signal.SIGINT

@@ -1,7 +1,7 @@
 """What a reload may change: two configurations -> the one that holds from now on, and what was left.
 
-Its law: decides by the declarations alone (`live`); knows no process. A value that needs a restart stays as it
-was, whatever the files say, until the restart.
+Its law: decides by the declarations alone (`live`); knows no process. A value that needs a restart stays as
+it was, whatever the files say, until the restart.
 """
 
 from __future__ import annotations

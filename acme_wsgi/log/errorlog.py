@@ -32,7 +32,7 @@ _CAUSES = 8  # how far a chain of causes is followed
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _CORE = ("timestamp", "level", "logger", "process", "pid", "message", "traceback")
 _NOT_A_KEY = re.compile(r"[^A-Za-z0-9_.-]")
-_BARE = re.compile(r'[!#-<>-\[\]-~]+')  # a logfmt value that needs no quotes
+_BARE = re.compile(r"[!#-<>-\[\]-~]+")  # a logfmt value that needs no quotes
 
 
 class Settings(Protocol):

@@ -88,5 +88,3 @@ class HeaderMask:
             value = self.shown(name, value)
             result[name] = f"{result[name]}, {value}" if name in result and value != MASK else value
         return result
-
-

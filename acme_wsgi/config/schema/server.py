@@ -41,9 +41,7 @@ class Server:
         check=grammar.bind_host,
         example="unix:/run/acme/http.sock",
     )
-    port: int = key(
-        8080, "bind port; 0 = one that the kernel chooses, named in the log", maximum=65535
-    )
+    port: int = key(8080, "bind port; 0 = one that the kernel chooses, named in the log", maximum=65535)
     workers: int = key(
         0, "worker processes; 0 = one per available CPU (cgroup and affinity aware)", maximum=1024
     )
