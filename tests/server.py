@@ -17,8 +17,8 @@
         ended = acme.fails(app="no.such:app")                      # a start that must not succeed
         assert ended.status == 3 and "no.such" in ended.stderr
 
-Unless a test says otherwise there is one worker, and host and port are 127.0.0.1 and one that the kernel
-chooses. The server says through NOTIFY_SOCKET that it is ready and where it listens: nothing is guessed or
+Unless a test says otherwise there is one worker, host and port are 127.0.0.1 and one that the kernel chooses,
+the runtime_dir is its own, and workers run as whoever runs the tests. The server says through NOTIFY_SOCKET that it is ready and where it listens: nothing is guessed or
 polled. After the test each server that still runs gets SIGTERM and must exit with status 0; no log
 may hold a traceback or a line of level error or above, unless the test set `server.errors_expected = True`;
 and no process may be left.
@@ -278,7 +278,11 @@ class Launcher:
         cwd = self.tmp_path / f"server-{len(self.servers) + 1}"
         conf = cwd / "conf.d"
         conf.mkdir(parents=True)
-        defaults: dict[str, Any] = {"server": {"host": "127.0.0.1", "port": 0}}
+        defaults: dict[str, Any] = {
+            "server": {"host": "127.0.0.1", "port": 0, "runtime_dir": str(cwd / "run")}
+        }
+        if os.geteuid() == 0:
+            defaults["server"]["user"] = "root"
         workers = options.get("workers", 1)
         if workers is not None:
             defaults["server"]["workers"] = workers
