@@ -25,6 +25,7 @@ FLOORS = {
     "watch": 6,
     "worker": 6,
     "control": 6,
+    "history": 6,
     "sockets": 6,
     "engine": 5,
     "connection": 5,
@@ -39,6 +40,7 @@ FLOORS = {
     "appload": 2,
     "limits": 2,
     "cpus": 2,
+    "procfs": 2,
     "log": 2,
     "http": 1,
     "scoreboard": 1,
@@ -54,8 +56,8 @@ ONE_ROOM = (4, 5, 6, 7)
 # What may run in the parent. Imports inside functions count too, except in the worker: its module is loaded
 # before the fork, and its functions run after it.
 WITHOUT_GEVENT = (
-    "arbiter", "watch", "sockets", "control", "worker", "limits", "cpus", "config", "cli", "log", "errors",
-    "units", "__main__",
+    "arbiter", "watch", "sockets", "control", "history", "worker", "limits", "cpus", "procfs", "config",
+    "cli", "log", "errors", "units", "__main__",
 )  # fmt: skip
 AFTER_THE_FORK = ("worker",)
 
