@@ -30,7 +30,8 @@ HELP = "check a configuration without serving it"
 
 # An application's file larger than this is not looked into.
 _MAX_SOURCE = 1 << 20
-_SERVERS = ("'acme-wsgi'", "'acme-server'")
+# How the processes of a server call themselves; see worker.name_process.
+_SERVER = "'acme: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ def _port(config: Config, environ: Mapping[str, str]) -> Check:
     try:
         bound = sockets.bind_tcp(host, port, backlog=1, fastopen=False)
     except sockets.ListenError as error:
-        if any(name in str(error) for name in _SERVERS):
+        if _SERVER in str(error):
             return Check("port free", True, f"held by the running server ({error})")
         return Check("port free", False, str(error))
     names = ", ".join(listener.name for listener in bound) if port else "the kernel chooses"
