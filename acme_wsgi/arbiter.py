@@ -157,7 +157,7 @@ class Arbiter:
         signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         self.directory = self.config.server.runtime_dir or default_directory(self.environ)
         if self._handover is None:
-            self._open_control(takeover=False)
+            self._open_control(None)
         self.warn(workers, files)
         # Objects that live forever out of the collector's sight: its marks would unshare their pages.
         gc.collect()
@@ -176,9 +176,10 @@ class Arbiter:
                 files,
             )
 
-    def _open_control(self, *, takeover: bool) -> None:
+    def _open_control(self, predecessor: int | None) -> None:
+        """Let orders in; of a `predecessor` (process id) the socket's place is taken."""
         try:
-            self._control = Control.open(self.directory, self._obey, takeover=takeover)
+            self._control = Control.open(self.directory, self._obey, predecessor=predecessor)
         except ControlError as error:
             log.warning("%s; acme-server can't reach this server", error)
 
@@ -242,7 +243,7 @@ class Arbiter:
         log.info("acme %s ready: %d workers on %s", __version__, len(self.crew.places), where)
         if self._handover is not None:
             pidfile.write(self.config.server.pid_file)
-            self._open_control(takeover=True)
+            self._open_control(self._handover.predecessor)
             self._handover.accept()
             self._handover = None
         self.manager.ready(f"serving on {where}")
@@ -371,7 +372,7 @@ class Arbiter:
             self.crew.resume()
             self.announced = False
             pidfile.write(self.config.server.pid_file)
-            self._open_control(takeover=True)
+            self._open_control(pid)
             self.manager.main_pid(os.getpid())
         elif program.ready:
             self._begin_stop(quick=False)  # it served, and was stopped: so are we
