@@ -104,12 +104,16 @@ cdef class Listener(Channel):
 cdef class Engine(Reactor):
     """Serves HTTP on the sockets it is given, inside a worker, once `start` was called.
 
+    Before that it serves whom it `adopt`s, and nobody hears of it: the worker's rehearsal.
+
     config: acme_wsgi.config.Config. dispatch: the compiled pipeline. access_log: an AccessLog or None.
     slot, board: the worker's part of the scoreboard and the whole. base_environ: what every environ begins with.
     """
 
     cdef Service service
     cdef Scoreboard board
+    cdef Slot slot
+    cdef object access_log
     cdef dict base_environ
     cdef list listeners
     cdef dict addresses
@@ -151,12 +155,10 @@ cdef class Engine(Reactor):
         self.tick_seconds = min(0.5, max(0.02, min(server.timeout, server.keep_alive_timeout,
                                                    server.min_rate_grace) / 8))
         service.dispatch = dispatch
-        service.access_log = access_log
-        if access_log is not None:
-            service.log_entries = access_log.entries
-            service.log_environ = access_log.needs_environ
+        self.access_log = access_log
         service.trusted = TrustedProxies(server.trusted_proxies) if server.trusted_proxies else None
-        service.slot = slot
+        self.slot = slot
+        service.slot = Scoreboard(1).slot(0)      # until `start`: what a rehearsal counts is nobody's
         service.id_state = int.from_bytes(os.urandom(8), "little")
         service.id_stream = int.from_bytes(os.urandom(8), "little")
         service.max_head = server.max_header_size
@@ -187,22 +189,54 @@ cdef class Engine(Reactor):
             name, port = sock.getsockname()[:2]
             if name in ("0.0.0.0", "::"):
                 name = socket.gethostname()
-        listener.environ = dict.fromkeys(EACH_REQUEST, "")
-        listener.environ.update(self.base_environ, SERVER_NAME=name, SERVER_PORT=str(port))
+        listener.environ = self.environ_for(name, str(port))
         if sock.family != socket.AF_UNIX:
             listener.environ["REMOTE_PORT"] = ""
         self.listeners.append(listener)
 
-    def start(self):
-        """Attach to the hub and accept."""
-        cdef Listener listener
-        self.attach()
-        self.recheck = self.loop.timer(RECHECK, RECHECK)
+    def attach(self):
+        """Begin to work in the hub of the calling thread; no listener is looked at yet."""
+        Reactor.attach(self)
         os.register_at_fork(after_in_child=self.leave_to_parent)
-        self.service.slot.beat()
+
+    def adopt(self, sock):
+        """Serve a connected stream socket as if a client had come over a UNIX socket. It is ours from now on."""
+        cdef Connection connection = Connection.__new__(Connection)
+        if self.watcher is None:
+            self.attach()
+        sock.setblocking(False)
+        connection.fd = sock.detach()
+        connection.address = "unix:"
+        try:
+            self.take_in(connection, self.environ_for("localhost", "80"), monotonic_ns())
+        except BaseException:
+            close(connection.fd)
+            raise
+
+    def start(self):
+        """Attach to the hub if that isn't done, and accept: from here on everything counts and is logged."""
+        cdef Listener listener
+        cdef Service service = self.service
+        if self.watcher is None:
+            self.attach()
+        for channel in self.channels():
+            (<Connection>channel).close(True)     # whose rehearsal has not ended
+        service.slot = self.slot
+        if self.access_log is not None:
+            service.access_log = self.access_log
+            service.log_entries = self.access_log.entries
+            service.log_environ = self.access_log.needs_environ
+        self.recheck = self.loop.timer(RECHECK, RECHECK)
+        service.slot.beat()
         for each in self.listeners:
             listener = <Listener>each
             self.add(listener, False)
+
+    cdef dict environ_for(self, str name, str port):
+        """What the environ of every request to this address begins with."""
+        cdef dict environ = dict.fromkeys(EACH_REQUEST, "")
+        environ.update(self.base_environ, SERVER_NAME=name, SERVER_PORT=port)
+        return environ
 
     def leave_to_parent(self):
         """In a process that the application forked: the clients and their events are the parent's.
@@ -330,19 +364,24 @@ cdef class Engine(Reactor):
                     (<Connection>self.oldest(LIST_IDLE)).close(False)
                 connection = Connection.__new__(Connection)
                 connection.fd = fd
-                connection.service = self.service
-                connection.base_environ = listener.environ
                 self.name_peer(connection, <sockaddr *>address)
-                self.add(connection, True)
-                self.service.slot.data.connections += 1
-                self.service.slot.data.connections_total += 1
-                self.enter(connection, LIST_HEAD, now)
+                self.take_in(connection, listener.environ, now)
             except BaseException:
                 log.exception("a connection could not be taken in")
                 if fd >= 0:
                     close(fd)
                 self.look_again(listener)
                 return
+
+    cdef int take_in(self, Connection connection, dict environ, int64_t now) except -1:
+        """A connection whose descriptor and peer are known is ours; OSError when the kernel doesn't agree."""
+        connection.service = self.service
+        connection.base_environ = environ
+        self.add(connection, True)
+        self.service.slot.data.connections += 1
+        self.service.slot.data.connections_total += 1
+        self.enter(connection, LIST_HEAD, now)
+        return 0
 
     cdef void look_again(self, Listener listener) noexcept:
         """The set is edge-triggered: what we leave in the queue must be looked at again by the clock."""

@@ -69,9 +69,14 @@ class Records(logging.Handler):
 
 
 class Rig:
-    """One engine at work. `dispatch` may be set at any time; `family` is that of its listener."""
+    """One engine at work. `dispatch` may be set at any time; `family` is that of its listener.
 
-    def __init__(self, *sets: str, family: int = socket.AF_INET, directory: str = "") -> None:
+    With `start=False` the engine is only built: it rehearses.
+    """
+
+    def __init__(
+        self, *sets: str, family: int = socket.AF_INET, directory: str = "", start: bool = True
+    ) -> None:
         from acme_wsgi.engine import Engine
 
         self.records = Records()
@@ -94,7 +99,8 @@ class Rig:
         self.listener.listen(128)
         self.listener.setblocking(False)
         self.engine.listen(self.listener)
-        self.engine.start()
+        if start:
+            self.engine.start()
 
     def connect(self, *, receive_buffer: int = 0) -> Wire:
         """A client whose waiting lets the engine work."""

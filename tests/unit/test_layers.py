@@ -38,6 +38,7 @@ FLOORS = {
     "probe": 5,
     "engine": 5,
     "connection": 5,
+    "probe": 5,
     "answer": 5,
     "body": 5,
     "stream": 5,
