@@ -30,12 +30,10 @@ from acme_wsgi.handover import Handover, take_handover
 from acme_wsgi.history import History
 from acme_wsgi.reload import Reload
 from acme_wsgi.scoreboard import Scoreboard
+from acme_wsgi.stacks import STACK_SIGNAL
 from acme_wsgi.status import describe
 from acme_wsgi.systemd import Manager
 from acme_wsgi.watch import Watch, log_with_stacks
-
-TICK = 0.25
-"""Longest time between two looks at the workers, in seconds."""
 
 SECOND = 1.0
 """How often the history is written, logs are rotated, and the service manager hears that we live."""
@@ -212,12 +210,10 @@ class Arbiter:
         poll = select.poll()
         poll.register(self._pipe[0], select.POLLIN)
         now = time.monotonic()
-        wait = min(TICK, max(self.crew.next_start() - now, 0))
+        wait = min(self._watch.due(self.crew), max(self.crew.next_start() - now, 0))
         for child in self.crew:
             if child.report >= 0:
                 poll.register(child.report, select.POLLIN)
-            if child.due:
-                wait = min(wait, max(child.due - now, 0))
         if self.program is not None and self.program.pipe >= 0:
             poll.register(self.program.pipe, select.POLLIN)
         if self._control is not None:
@@ -385,7 +381,7 @@ class Arbiter:
         for number in _SIGNALS:
             if number != signal.SIGHUP:  # the arbiter's alone; a terminal sends it to us as well
                 signal.signal(number, signal.SIG_DFL)
-        signal.signal(worker.STACK_SIGNAL, signal.SIG_IGN)  # until it has somewhere to write to
+        signal.signal(STACK_SIGNAL, signal.SIG_IGN)  # until it has somewhere to write to
         for descriptor in self._pipe:
             os.close(descriptor)
         if self._control is not None:

@@ -415,14 +415,14 @@ class Crew:
         elif child.ready or self._ever_served:
             place.mourn(child, status, in_hand)
         else:
-            self.give_up(start_error(child, status, child.stacks.read()))
+            self.give_up(start_error(child, status, child.stacks.read().threads))
 
     def _do_without(self, place: Place, child: Child, status: int) -> None:
         """A successor died before it was ready: whom it was to replace goes on."""
         if child.generation is self._trial:
-            self._end_trial(start_error(child, status, child.stacks.read()))
+            self._end_trial(start_error(child, status, child.stacks.read().threads))
         elif not child.unwanted and not self._stopping:
-            error = start_error(child, status, child.stacks.read())
+            error = start_error(child, status, child.stacks.read().threads)
             pause = place.postpone()
             log_with_stacks(
                 logging.ERROR,

@@ -22,7 +22,7 @@ from libc.string cimport memcmp, memcpy
 
 from acme_wsgi.http.forwarded import TrustedProxies
 
-from acme_wsgi.answer cimport LIST_BODY, LIST_HEAD, LIST_IDLE, LIST_LINGER, LIST_RUN, LIST_SEND, Service
+from acme_wsgi.answer cimport LIST_BODY, LIST_HEAD, LIST_IDLE, LIST_LINGER, LIST_RUN, LIST_SEND, Request, Service
 from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.connection cimport Connection
 from acme_wsgi.reactor cimport Channel, Reactor
@@ -151,9 +151,10 @@ cdef class Engine(Reactor):
         self.grace_ns = <int64_t>(server.min_rate_grace * 1e9)
         self.receive_rate = server.body_min_rate
         self.send_rate = server.send_min_rate
-        # Fine enough for the shortest limit, coarse enough to leave an idle machine alone.
-        self.tick_seconds = min(0.5, max(0.02, min(server.timeout, server.keep_alive_timeout,
-                                                   server.min_rate_grace) / 8))
+        # Fine enough for the shortest limit, coarse enough to leave an idle machine alone. It is the heartbeat as
+        # well: a standstill shall not look much longer than it is.
+        self.tick_seconds = min(0.5, max(0.02, min(server.timeout, server.keep_alive_timeout, server.min_rate_grace,
+                                                   2 * server.blocked_after) / 8))
         service.dispatch = dispatch
         self.access_log = access_log
         service.trusted = TrustedProxies(server.trusted_proxies) if server.trusted_proxies else None
@@ -296,6 +297,17 @@ cdef class Engine(Reactor):
     def connections(self):
         """Client connections of this worker."""
         return self.service.slot.data.connections
+
+    def running(self):
+        """The requests whose handlers run or wait, oldest first: (greenlet, request, target, seconds so far)."""
+        cdef int64_t now = monotonic_ns()
+        cdef Request request
+        found = []
+        for channel in self.members(LIST_RUN):
+            request = (<Connection>channel).request
+            if request is not None and request.greenlet is not None:
+                found.append((request.greenlet, request, request.target, (now - request.begun_ns) * 1e-9))
+        return found
 
     # ---- accepting --------------------------------------------------------------------------------
 

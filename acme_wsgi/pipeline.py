@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,21 @@ if TYPE_CHECKING:
     from acme_wsgi.config import Config, Route
 
 
-def compile(config: Config, loader: Loader | None = None) -> Callable[[Request], Response]:
-    """Load every route's application and compile the routes into `dispatch`.
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """What a configuration becomes.
+
+    :ivar dispatch: answers a request
+    :ivar route_of: the path of a request's route as it stands in the configuration, None if no route fits;
+        for people who ask later: requests are not slowed down by keeping it
+    """
+
+    dispatch: Callable[[Request], Response]
+    route_of: Callable[[Request], str | None]
+
+
+def compile(config: Config, loader: Loader | None = None) -> Pipeline:
+    """Load every route's application and compile the routes.
 
     :raises errors.ConfigError: patterns, hosts or redirect targets that can't be compiled; all of them
     :raises errors.BootError: an application or handler that can't be loaded; the first one
@@ -39,7 +53,8 @@ def compile(config: Config, loader: Loader | None = None) -> Callable[[Request],
             problems.append(Problem(None, None, None, f"routes[{number}]", str(error)))
     if problems:
         raise ConfigError(problems)
-    return Router(rules).dispatcher()
+    router = Router(rules)
+    return Pipeline(router.dispatcher(), router.route_of)
 
 
 def _compile_patterns(config: Config) -> list[Pattern]:

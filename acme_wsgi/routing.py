@@ -284,6 +284,13 @@ class Router:
             raise HTTPError(405, headers=[("Allow", ", ".join(methods))])
         raise HTTPError(404)
 
+    def route_of(self, request: Request) -> str | None:
+        """The path, as it is configured, of the route that answers a request; None if none does."""
+        for choice, _ in self._matches(request.path):
+            if choice.select(request) is not None:
+                return choice.pattern.source
+        return None
+
     def _matches(self, path: str) -> Iterator[tuple[_Choice, dict[str, str] | None]]:
         """The patterns that the path matches, in order of precedence, with what they capture."""
         choice = self._exact.get(path)

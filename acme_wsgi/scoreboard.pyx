@@ -16,6 +16,8 @@ from libc.string cimport memset
 
 from cpython.buffer cimport PyObject_GetBuffer, PyBuffer_Release, PyBUF_WRITABLE, Py_buffer
 
+from libc.string cimport memcpy
+
 from acme_wsgi.clock cimport monotonic_ns
 
 EMPTY = 0
@@ -62,6 +64,18 @@ def bucket_edges():
         edges.append((2 ** octave) * (1 + (quarter + 1) / _SUB) * _FIRST_NS / 1e9)
     edges.append(float("inf"))
     return tuple(edges)
+
+
+cdef int put_text(char *target, size_t size, str text) except -1:
+    """Store a text for people, cut to what there is room for, with a NUL at its end."""
+    cdef bytes data = text.encode("utf-8", "replace")[:size - 1]
+    data = data.decode("utf-8", "ignore").encode("utf-8")    # not half a character
+    memcpy(target, <const char *>data, len(data) + 1)
+    return 0
+
+
+cdef str got_text(const char *source, size_t size):
+    return source[:size].partition(b"\0")[0].decode("utf-8", "replace")
 
 
 cdef class Slot:
@@ -136,6 +150,37 @@ cdef class Slot:
         self.data.heartbeat_ns = monotonic_ns()
         self.data.started_ns = self.data.heartbeat_ns
 
+    @property
+    def current(self):
+        """Method and target of the request that the worker began last, escaped; "" if there was none."""
+        cdef Py_ssize_t length = self.data.current_length
+        cdef bytes text = self.data.current[:min(length, <Py_ssize_t>sizeof(self.data.current))]
+        return "".join([chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in text])
+
+    def note_stall(self, since_ns, str route not None, str where not None):
+        """The arbiter says that the worker stands still: since when (CLOCK_MONOTONIC), in which route, where."""
+        put_text(self.data.stall_route, sizeof(self.data.stall_route), route)
+        put_text(self.data.stall_where, sizeof(self.data.stall_where), where)
+        self.data.stall_since_ns = since_ns
+        self.data.stalls += 1
+
+    def end_stall(self, duration_ns):
+        """It goes on, or has been ended."""
+        self.data.stall_since_ns = 0
+        self.data.stall_last_ns = duration_ns
+        self.data.stall_longest_ns = max(self.data.stall_longest_ns, <int64_t>duration_ns)
+
+    def stall(self):
+        """The standstill that lasts: its route ("" if not known), where, and for how many seconds; or None."""
+        cdef int64_t since = self.data.stall_since_ns
+        if not since:
+            return None
+        return {
+            "route": got_text(self.data.stall_route, sizeof(self.data.stall_route)),
+            "where": got_text(self.data.stall_where, sizeof(self.data.stall_where)),
+            "seconds": (monotonic_ns() - since) / 1e9,
+        }
+
     def count_log_dropped(self, lines):
         """Add access-log lines that a slow sink made us drop."""
         self.data.log_dropped += <uint64_t>lines
@@ -166,6 +211,7 @@ cdef class Slot:
             "latency_sum_ns": data.latency_sum_ns, "queued": data.queued,
             "oldest_queued_ns": data.oldest_queued_ns, "number": data.number, "generation": data.generation,
             "shed": data.shed, "gone": data.gone, "stalls": data.stalls,
+            "stall_last_ns": data.stall_last_ns, "stall_longest_ns": data.stall_longest_ns,
         }
         cdef int status
         cdef uint64_t total
@@ -217,7 +263,10 @@ cdef void add_numbers(SlotData *data, uint64_t *into) noexcept nogil:
 
 
 # Facts of one process that make no sense in a sum.
-_NOT_SUMMED = ("pid", "state", "heartbeat_ns", "started_ns", "oldest_queued_ns", "number", "generation")
+_NOT_SUMMED = (
+    "pid", "state", "heartbeat_ns", "started_ns", "oldest_queued_ns", "number", "generation", "stall_last_ns",
+    "stall_longest_ns",
+)
 
 
 cdef class Scoreboard:

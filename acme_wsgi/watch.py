@@ -11,29 +11,39 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from acme_wsgi.errors import AcmeError, BootError, ConfigError, Problem
 from acme_wsgi.generation import Generation
 from acme_wsgi.limits import ResourceError
+from acme_wsgi.log import escape
 from acme_wsgi.scoreboard import Slot
-from acme_wsgi.stacks import Stacks
+from acme_wsgi.stacks import Answer, Stacks, place
 
 HEARTBEAT_MARGIN = 1.0
 """Seconds beyond `server.timeout` before a worker counts as hung: its loop beats at least twice a second."""
 
-BLOCKED_AFTER = 5.0
-"""A loop that has stood still this long (or half of `server.timeout`) is reported while it still does."""
+BOOT_REPORT = 5.0
+"""Seconds (or `server.timeout`, if that is longer) after which a start that isn't over is reported."""
 
 BOOT_LIMIT = 600.0
 """Seconds after which a worker that is still loading its application is given up."""
 
-STACK_DELAY = 0.3
-"""Seconds between asking a process for its stacks and reading them."""
+STACK_DELAY = 0.1
+"""Seconds between asking a process for its stacks and reading them,"""
+
+STACK_PATIENCE = 0.6
+"""and so many until what is there then has to do: C code may keep Python code from answering."""
+
+TICK = 0.5
+"""Longest time between two looks at the workers, in seconds."""
 
 _MAX_REPORT = 256 * 1024
+_MAX_WHERE = 400  # characters of a route or a place in a log line
+_RECORD_LINES = 180  # of stacks in one record: the log shortens what is longer
+_CLOSE_LOOK = 0.1  # seconds between looks at a worker that stands still: its end shall be measured well
 _BACKOFF_FIRST, _BACKOFF_MOST = 0.1, 30.0
 _YOUNG = 1.0  # a worker that dies sooner after it got ready was never well
 _GAP = 2.0  # the arbiter itself was stopped if a round took this long,
@@ -52,9 +62,9 @@ class Child:
     :ivar stacks: what it writes its stacks to; its own, closed by `bury`
     :ivar report: reading end of the boot pipe, -1 once it has been read
     :ivar said: what came through it
-    :ivar reported: this standstill is in the log already
-    :ivar asked: when it was asked for its stacks
-    :ivar stood: how long it had stood still then
+    :ivar since_ns: since when it has stood still, as far as we looked into that; 0 after it went on
+    :ivar asked: when it was asked for its stacks, 0 once they were read
+    :ivar told: this standstill is in the log: what it did
     :ivar killed: why we killed it
     :ivar quota: it is replaced after so many requests, 0 = never
     :ivar leave_by: it was told to stop, and must be gone at this time
@@ -70,9 +80,9 @@ class Child:
     report: int
     said: bytes = b""
     ready: float = 0.0
-    reported: bool = False
+    since_ns: int = 0
     asked: float = 0.0
-    stood: float = 0.0
+    told: str | None = None
     killed: str = ""
     quota: int = 0
     leave_by: float = 0.0
@@ -81,6 +91,11 @@ class Child:
     @property
     def name(self) -> str:
         return f"worker {self.number} (pid {self.pid})"
+
+    @property
+    def sign_ns(self) -> int:
+        """Its last sign of life, in nanoseconds: a heartbeat, or its birth while it is still starting."""
+        return self.slot.heartbeat if self.ready else int(self.forked * 1e9)
 
     def read_report(self) -> None:
         """Take what it has said of its start; notes when it is ready."""
@@ -151,7 +166,7 @@ class Place:
         else:
             pause = self.postpone()
         why = f" ({child.killed})" if child.killed else ""
-        stacks = "" if child.killed else child.stacks.read()
+        stacks = "" if child.killed else child.stacks.read().threads
         if not child.ready:
             error = start_error(child, status, stacks)
             why, stacks = f" ({error})", getattr(error, "traceback", "")
@@ -161,13 +176,9 @@ class Place:
 
 
 class Watch:
-    """Looks at heartbeats, reports workers that stand still, and kills those that do for too long.
+    """Looks at heartbeats, reports workers that stand still, and kills those that do for too long."""
 
-    :param timeout: server.timeout in seconds
-    """
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
+    def __init__(self) -> None:
         self._last_round = time.monotonic()
         self._judge_from = 0.0
 
@@ -180,6 +191,19 @@ class Watch:
             log.info("the arbiter was stopped for %.1f s", now - self._last_round)
         self._last_round = now
 
+    def due(self, children: Iterable[Child]) -> float:
+        """Seconds until `look` may find something, at most TICK."""
+        now = time.monotonic()
+        times = [self._due(child, now) for child in children if not child.killed]
+        return min(max(min([max(at, self._judge_from) - now for at in times], default=TICK), 0.01), TICK)
+
+    def _due(self, child: Child, now: float) -> float:
+        if child.asked:
+            return child.asked + STACK_DELAY
+        if child.told is not None:
+            return now + _CLOSE_LOOK
+        return child.sign_ns / 1e9 + self._limits(child)[0]
+
     def look(self, children: Iterable[Child]) -> None:
         """Judge every worker by its heartbeat, and a starting one by its age."""
         now = time.monotonic()
@@ -189,35 +213,110 @@ class Watch:
             if not child.killed:
                 self._look_at(child, now)
 
-    def _look_at(self, child: Child, now: float) -> None:
+    def _limits(self, child: Child) -> tuple[float, float]:
+        """Seconds of standing still after which it is reported, and after which it is given up."""
+        server = child.generation.config.server
         if child.ready:
-            still = now - child.slot.heartbeat / 1e9
-            early, limit = min(BLOCKED_AFTER, self._timeout / 2), self._timeout + HEARTBEAT_MARGIN
-        else:
-            still = now - child.forked
-            early, limit = max(BLOCKED_AFTER, self._timeout), max(BOOT_LIMIT, self._timeout)
-        if child.asked:
-            if now - child.asked >= STACK_DELAY:
-                child.asked = 0.0
-                self._judge(child, still, limit)
-        elif still >= limit or (still >= early and not child.reported):
-            child.stacks.ask(child.pid)
-            child.asked, child.stood = now, still
-        elif still < early:
-            child.reported = False
+            # With a short timeout there is not much time for a first report.
+            return min(server.blocked_after, server.timeout / 2), server.timeout + HEARTBEAT_MARGIN
+        return max(BOOT_REPORT, server.timeout), max(BOOT_LIMIT, server.timeout)
 
-    def _judge(self, child: Child, still: float, limit: float) -> None:
+    def _look_at(self, child: Child, now: float) -> None:
+        sign = child.sign_ns
+        still = now - sign / 1e9
+        early, limit = self._limits(child)
+        if child.asked:
+            answer = child.stacks.read()
+            if answer.whole or now - child.asked >= STACK_PATIENCE:
+                child.asked = 0.0
+                stood = still if sign == child.since_ns else (sign - child.since_ns) / 1e9
+                self._judge(child, _Finding(child, answer, stood, still >= limit))
+        elif child.told is not None and sign != child.since_ns:
+            _goes_on(child)
+        elif still >= limit or (still >= early and child.told is None):
+            child.stacks.ask(child.pid)
+            child.asked, child.since_ns = now, sign
+
+    def _judge(self, child: Child, found: _Finding) -> None:
         """The stacks have been asked for and are here, as far as the process could write them."""
-        doing = f"{'has stood still' if child.ready else 'has been starting'} for {child.stood:.1f} s"
-        stacks = child.stacks.read() or "(it did not answer: stopped, or stuck in the kernel)"
-        child.reported = True
-        if still < child.stood:
-            log_with_stacks(logging.WARNING, f"{child.name} {doing} and goes on now; it was here:", stacks)
-        elif still < limit:
-            log_with_stacks(logging.WARNING, f"{child.name} {doing}; it is here:", stacks)
+        first = child.told is None
+        child.told = found.what
+        if first and child.ready:
+            child.slot.note_stall(child.since_ns, found.route, found.where)
+        if child.sign_ns != child.since_ns:
+            if first:
+                log_with_stacks(logging.WARNING, found.line, found.stack)
+            _goes_on(child)
+        elif not found.final:
+            log_with_stacks(logging.WARNING, found.line, found.stack)
         else:
-            log_with_stacks(logging.ERROR, f"{child.name} {doing} and is replaced; it hung here:", stacks)
-            child.kill(doing.removeprefix("has "))
+            self._replace(child, found)
+
+    def _replace(self, child: Child, found: _Finding) -> None:
+        log_with_stacks(logging.ERROR, f"{found.line}; it is replaced", found.stack)
+        for part in records(found.answer.others()):
+            log_with_stacks(logging.ERROR, f"{child.name}: its other stacks", part)
+        if child.ready:
+            child.slot.end_stall(int(found.still * 1e9))
+        child.kill(f"{'stood still' if child.ready else 'was starting'} for {found.still:.1f} s")
+
+
+class _Finding:
+    """What an answer says, in words.
+
+    :ivar still: seconds that it stood still
+    :ivar final: and that is too long
+    :ivar line: for the log
+    :ivar what: what it did, as a part of a line; may be empty
+    :ivar stack: of what runs
+    """
+
+    def __init__(self, child: Child, answer: Answer, still: float, final: bool) -> None:
+        self.answer, self.still, self.final = answer, still, final
+        doing = answer.doing
+        self.route = escape.text((doing.route if doing is not None else None) or "", _MAX_WHERE)
+        self.where = escape.text(place(answer.frames), _MAX_WHERE)
+        self.what, begun = "", ""
+        if doing is not None:
+            self.what = " in " + escape.text(str(doing), _MAX_WHERE)
+        elif child.ready and answer.running is not None:
+            self.what = " in no request"
+        elif child.ready and child.slot.current:
+            # It may be another one that woke up since; nobody could tell us.
+            begun = f"; the request begun last is {child.slot.current}"
+        at = f", at {self.where}" if self.where else ""
+        stood = "has stood still" if child.ready else "has been starting"
+        self.line = f"{child.name} {stood} for {still:.1f} s{self.what}{at}{begun}"
+        self.stack = answer.handler() or "(it did not answer: stopped, or stuck in the kernel)"
+
+
+def _goes_on(child: Child) -> None:
+    """The end of a standstill, or of a start, that the log has told of."""
+    if child.since_ns != int(child.forked * 1e9):  # of its start it says itself that it is over
+        seconds = (child.sign_ns - child.since_ns) / 1e9
+        log.warning("%s goes on, after it stood still for %.1f s%s", child.name, seconds, child.told)
+        child.slot.end_stall(child.sign_ns - child.since_ns)
+    # Should it crash later, these are not its last stacks.
+    child.stacks.forget()
+    child.told, child.since_ns = None, 0
+
+
+def records(stacks: Iterable[str]) -> Iterator[str]:
+    """Put stacks together to texts that the log takes whole."""
+    lines: list[str] = []
+    for stack in stacks:
+        for more in _in_parts(stack.split("\n")):
+            if lines and len(lines) + len(more) > _RECORD_LINES:
+                yield "\n".join(lines)
+                lines = []
+            lines += more
+    if lines:
+        yield "\n".join(lines)
+
+
+def _in_parts(lines: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(lines), _RECORD_LINES):
+        yield lines[start : start + _RECORD_LINES]
 
 
 def backoff(failures: int) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import dataclasses
-import faulthandler
 import gc
 import json
 import logging
@@ -30,7 +29,7 @@ from acme_wsgi.errors import EX_BOOT, BootError, ConfigError
 from acme_wsgi.limits import ResourceError
 from acme_wsgi.scoreboard import DRAINING, READY, STARTING, Scoreboard, Slot
 from acme_wsgi.sockets import Listener
-from acme_wsgi.stacks import STACK_SIGNAL
+from acme_wsgi.stacks import Reporter, Running
 
 GC_THRESHOLD = (10_000, 20, 50)
 """Collector thresholds while serving. A request makes few cycles; Python's 700 would look too often."""
@@ -53,6 +52,7 @@ class Engine(Protocol):
     def open_requests(self) -> int: ...
     @property
     def connections(self) -> int: ...
+    def running(self) -> list[Running]: ...
     def listen(self, sock: Any) -> None: ...
     def start(self) -> None: ...
     def stop_accepting(self) -> None: ...
@@ -104,7 +104,8 @@ def run(task: Assignment) -> int:
     server = task.config.server
     orders = _Orders(limit=server.shutdown_timeout + STOP_MARGIN)
     orders.obey_during_boot()
-    _show_stacks(task.stacks)
+    reporter = Reporter(task.stacks, slot, server.timeout)
+    reporter.install()
     try:
         limits.set_stack(server.worker_stack_size)
         access_log = _open_logs(task)
@@ -112,7 +113,7 @@ def run(task: Assignment) -> int:
             privileges.drop(task.account)
             _follow(task.arbiter)  # the kernel has forgotten it with the old identity
         _patch(io_share(server.io_threads, task.workers, task.index))
-        engine = _build(task, slot, access_log)
+        engine = _build(task, slot, access_log, reporter)
         _probe(engine, server.probe, server.timeout)
     except Exception as error:  # noqa: BLE001 - whatever keeps us from serving is the arbiter's to tell
         return _report_failure(task.report, error)
@@ -167,12 +168,6 @@ def _patch(io_threads: int) -> None:
     gevent.get_hub().threadpool.maxsize = io_threads
 
 
-def _show_stacks(stacks: IO[bytes]) -> None:
-    """Stacks on demand (STACK_SIGNAL), and on a crash of the interpreter, into the file the arbiter reads."""
-    faulthandler.enable(file=stacks, all_threads=True)
-    faulthandler.register(STACK_SIGNAL, file=stacks, all_threads=True, chain=False)
-
-
 def _open_logs(task: Assignment) -> Any:
     """Open the logs while we are who may; returns the access log, None if there is none."""
     from acme_wsgi import log as logs
@@ -181,13 +176,13 @@ def _open_logs(task: Assignment) -> Any:
     return logs.AccessLog(task.config.logging) if task.config.logging.access.enabled else None
 
 
-def _build(task: Assignment, slot: Slot, access_log: Any) -> Engine:
+def _build(task: Assignment, slot: Slot, access_log: Any, reporter: Reporter) -> Engine:
     """Load the applications and build the engine around them, listening but not yet started."""
     from acme_wsgi import pipeline
     from acme_wsgi.handlers.wsgi import FileWrapper
 
     make_engine = task.make_engine or _engine_class()
-    dispatch = pipeline.compile(task.config)
+    compiled = pipeline.compile(task.config)
     base_environ = {
         "SERVER_SOFTWARE": f"acme/{__version__}",
         "SCRIPT_NAME": "",
@@ -200,7 +195,8 @@ def _build(task: Assignment, slot: Slot, access_log: Any) -> Engine:
         "wsgi.run_once": False,
         "wsgi.file_wrapper": FileWrapper,
     }
-    engine = make_engine(task.config, dispatch, access_log, slot, task.board, base_environ)
+    engine = make_engine(task.config, compiled.dispatch, access_log, slot, task.board, base_environ)
+    reporter.know(engine, compiled.route_of)
     for listener in task.listeners:
         engine.listen(listener.sock)
     return engine

@@ -47,7 +47,7 @@ def configured(tmp_path: Path) -> Any:
 
 
 def compiled(config: Config, *, loader: Any = None) -> Any:
-    return pipeline.compile(config, loader or Objects(application=application, user=user))
+    return pipeline.compile(config, loader or Objects(application=application, user=user)).dispatch
 
 
 def test_every_type_of_route_answers(configured: Any) -> None:
