@@ -1,8 +1,9 @@
-"""The listening sockets: bound by us, or handed over by systemd; and the word back to systemd.
+"""The listening sockets: bound by us, or handed over by systemd; and what a new configuration makes of them.
 
 Law: makes sockets and takes them away again. Knows addresses and the kernel's options, not configuration,
 workers or HTTP. Every listener is non-blocking and closed on exec; the workers inherit it by fork, so that
-ONE queue feeds them all and a killed worker takes no waiting connection with it.
+ONE queue feeds them all and a killed worker takes no waiting connection with it. What is listened on is
+never given up before its replacement is bound.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ UNIX = "unix:"
 _SYSTEMD_FIRST = 3
 _UNIX_MODE = 0o666  # like a TCP port, open to every local user; directory permissions narrow it
 _PROBE_SECONDS = 1.0
+_UNSPECIFIED = frozenset(("0.0.0.0", "::"))  # noqa: S104 - compared, not bound
 _SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
 
 Address = tuple[str, int] | tuple[str, int, int, int]
@@ -38,33 +40,39 @@ class ListenError(AcmeError):
     exit_status = 1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Listener:
     """One listening socket.
 
     :ivar sock: bound, listening, non-blocking
     :ivar name: the address for people: ``127.0.0.1:8080``, ``[::1]:8080``, ``unix:/run/acme/http.sock``
-    :ivar path: the UNIX socket's path if we made it and so must remove it, else None
+    :ivar path: the UNIX socket's path if the server made it and so must remove it, else None
+    :ivar identity: device and inode of `path` when it was made
+    :ivar owner: the process that removes `path`; 0 is nobody
+    :ivar wanted: host and port as configured, which this is (a part of) the answer to; None for a socket of
+        systemd, which stays whatever they say
     """
 
     sock: socket.socket
     name: str
     path: str | None = None
-    _identity: tuple[int, int] = (0, 0)  # device and inode of `path`
-    _owner: int = 0
+    identity: tuple[int, int] = (0, 0)
+    owner: int = 0
+    wanted: tuple[str, int] | None = None
+    _wanted_before: tuple[str, int] | None = None
 
     def close(self) -> None:
         """Close this process's copy; the socket itself lives on while another process has one."""
         self.sock.close()
 
     def unlink(self) -> None:
-        """Remove the UNIX socket's path, if this process made it and it is still that socket."""
-        if self.path is None or self._owner != os.getpid():
+        """Remove the UNIX socket's path, if this process owns it and it is still that socket."""
+        if self.path is None or self.owner != os.getpid():
             return
         path, self.path = self.path, None
         with contextlib.suppress(OSError):
             # Somebody else's by now if the inode differs: a new server may have taken the address over.
-            if _identity(path) == self._identity:
+            if file_identity(path) == self.identity:
                 os.unlink(path)  # noqa: PTH108 - the path as it was bound
 
 
@@ -77,44 +85,106 @@ def listeners(
     :raises ListenError: an address can't be bound
     """
     inherited = from_systemd(environ)
-    if inherited:
-        for listener in inherited:
-            _tune(listener.sock, backlog, fastopen)
-        return inherited
+    for listener in inherited:
+        _tune(listener.sock, backlog, fastopen)
+    return inherited or rebind([], host, port, backlog=backlog, fastopen=fastopen)[0]
+
+
+# -- another configuration -------------------------------------------------------------------------------
+
+
+def rebind(
+    old: Sequence[Listener], host: str, port: int, *, backlog: int, fastopen: bool
+) -> tuple[list[Listener], list[Listener]]:
+    """What to listen on from now on. An address that stays is never let go, nor are its waiting connections.
+
+    Unchanged `host` and `port` are the same listeners: no name is resolved again, and a port that the kernel
+    chose is kept. Sockets of systemd stay in any case.
+
+    :param old: what is listened on; stays open and untouched, whatever comes
+    :returns: what is listened on now, old ones and new; and the old ones not among them, to be unlinked and
+        closed by the caller when nothing needs them any more. `undo` takes it back
+    :raises ListenError: an address can't be bound; then nothing has changed
+    """
+    wanted = _normal(host, port)
+    if old and any(listener.wanted is None for listener in old):
+        return list(old), []
+    if old and all(listener.wanted == wanted for listener in old):
+        now = list(old)
+    elif wanted[0].startswith(UNIX):
+        now = [bind_unix(wanted[0][len(UNIX) :], backlog=backlog)]
+    else:
+        now = bind_tcp(host, port, backlog=backlog, fastopen=fastopen, have=old)
+    for listener in now:
+        listener._wanted_before, listener.wanted = listener.wanted, wanted
+    return now, [listener for listener in old if listener not in now]
+
+
+def undo(old: Sequence[Listener], now: Sequence[Listener]) -> None:
+    """Take a `rebind` from `old` to `now` back: what it has bound is removed, what was kept is as before."""
+    for listener in now:
+        if listener in old:
+            listener.wanted = listener._wanted_before
+        else:
+            listener.unlink()
+            listener.close()
+
+
+def _normal(host: str, port: int) -> tuple[str, int]:
+    """Host and port in the one form that all ways to write them share."""
     if host.startswith(UNIX):
-        return [bind_unix(host[len(UNIX) :], backlog=backlog)]
-    return bind_tcp(host, port, backlog=backlog, fastopen=fastopen)
+        # Path.absolute() would leave ".." standing.
+        return UNIX + os.path.abspath(host[len(UNIX) :]), 0  # noqa: PTH100
+    return _without_brackets(host), port
+
+
+def _without_brackets(host: str) -> str:
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 # -- TCP --------------------------------------------------------------------------------------------------
 
 
-def bind_tcp(host: str, port: int, *, backlog: int, fastopen: bool) -> list[Listener]:
+def bind_tcp(
+    host: str, port: int, *, backlog: int, fastopen: bool, have: Sequence[Listener] = ()
+) -> list[Listener]:
     """Listen on every address that `host` resolves to.
 
     ``::`` takes IPv4 as well: `host` names one address, and this is the one that means "all of them".
 
     :param port: 0 lets the kernel choose one, the same for all addresses
+    :param have: what is listened on already; one of these that fits is taken instead of a new one
     :raises ListenError: nothing to resolve, or an address can't be bound; then none is
     """
-    bound: list[Listener] = []
+    found: list[Listener] = []
     try:
         addresses = _resolve(host, port)
         for family, address in addresses:
-            if port == 0 and bound:
-                address = (address[0], bound[0].sock.getsockname()[1], *address[2:])
+            if port == 0 and found:
+                address = (address[0], found[0].sock.getsockname()[1], *address[2:])
             v6_only = address[0] != "::" or len(addresses) > 1
-            bound.append(_bind_one(family, address, v6_only=v6_only, backlog=backlog, fastopen=fastopen))
+            fitting = [listener for listener in have if _is_at(listener.sock, family, address, v6_only)]
+            found += fitting or [_bind_one(family, address, v6_only, backlog, fastopen, have)]
     except ListenError:
-        for listener in bound:
-            listener.close()
+        for listener in found:
+            if listener not in have:
+                listener.close()
         raise
-    return bound
+    return found
+
+
+def _is_at(sock: socket.socket, family: socket.AddressFamily, address: Address, v6_only: bool) -> bool:
+    """Whether a listening socket is what binding that address would give."""
+    if sock.family != family or sock.getsockname() != address:
+        return False
+    return family == socket.AF_INET or v6_only == bool(
+        sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    )
 
 
 def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, Address]]:
     """The addresses behind a name or literal, each once, in the resolver's order."""
-    literal = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    literal = _without_brackets(host)
     try:
         found = socket.getaddrinfo(
             literal or None, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
@@ -127,7 +197,12 @@ def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, Address]]
 
 
 def _bind_one(
-    family: socket.AddressFamily, address: Address, *, v6_only: bool, backlog: int, fastopen: bool
+    family: socket.AddressFamily,
+    address: Address,
+    v6_only: bool,
+    backlog: int,
+    fastopen: bool,
+    have: Sequence[Listener],
 ) -> Listener:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -138,8 +213,25 @@ def _bind_one(
         _tune(sock, backlog, fastopen)
     except OSError as error:
         sock.close()
-        raise ListenError(_explain(error, _tcp_name(address), address[1])) from error
+        name = _tcp_name(address)
+        ours = _overlapping(address, have) if error.errno == errno.EADDRINUSE else None
+        if ours is not None:
+            raise ListenError(
+                f"cannot listen on {name} while this server still listens on {ours.name}: the kernel gives a"
+                " port to all addresses or to single ones, not to both at once; stop the server and start it"
+            ) from error
+        raise ListenError(_explain(error, name, address[1])) from error
     return Listener(sock, _tcp_name(sock.getsockname()))
+
+
+def _overlapping(address: Address, have: Sequence[Listener]) -> Listener | None:
+    """The one of our own listeners that has the port of `address`, one of the two for all addresses."""
+    for listener in have:
+        if listener.sock.family != socket.AF_UNIX:
+            own = listener.sock.getsockname()
+            if own[1] == address[1] and not _UNSPECIFIED.isdisjoint((own[0], address[0])):
+                return listener
+    return None
 
 
 def _tune(sock: socket.socket, backlog: int, fastopen: bool) -> None:
@@ -204,15 +296,15 @@ def bind_unix(path: str, *, backlog: int) -> Listener:
 
     :raises ListenError: the path is unusable, is not a socket, or somebody answers on it
     """
-    path = os.path.abspath(path)  # noqa: PTH100 - Path.absolute() leaves ".." standing
-    name = UNIX + path
+    name, _ = _normal(UNIX + path, 0)
+    path = name[len(UNIX) :]
     _remove_stale(path, name)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # The mode must be right from the first instant; a chmod afterwards would leave a gap.
     umask = os.umask(0o777 & ~_UNIX_MODE)
     try:
         sock.bind(path)
-        identity = _identity(path)
+        identity = file_identity(path)
         sock.setblocking(False)
         sock.listen(backlog)
     except OSError as error:
@@ -249,7 +341,8 @@ def _remove_stale(path: str, name: str) -> None:
         os.unlink(path)  # noqa: PTH108
 
 
-def _identity(path: str) -> tuple[int, int]:
+def file_identity(path: str) -> tuple[int, int]:
+    """Device and inode of a path: the same for the same file alone. Raises OSError."""
     status = os.lstat(path)
     return status.st_dev, status.st_ino
 
@@ -277,24 +370,22 @@ def _adopt(fd: int) -> Listener:
         sock = socket.socket(fileno=fd)
     except OSError as error:
         raise ListenError(f"cannot listen on descriptor {fd} from systemd: {error.strerror}") from error
+    name = name_of(sock)
+    if not name:
+        sock.detach()
+        raise ListenError(f"cannot listen on descriptor {fd} from systemd: not a TCP or UNIX stream socket")
+    return Listener(sock, name)
+
+
+def name_of(sock: socket.socket) -> str:
+    """The address of a TCP or UNIX stream socket for people; "" for any other socket."""
+    if sock.type != socket.SOCK_STREAM:
+        return ""
     address = sock.getsockname()
-    if sock.type == socket.SOCK_STREAM and sock.family in (socket.AF_INET, socket.AF_INET6):
-        return Listener(sock, _tcp_name(address))
-    if sock.type == socket.SOCK_STREAM and sock.family == socket.AF_UNIX:
-        return Listener(sock, UNIX + str(address))
-    sock.detach()
-    raise ListenError(f"cannot listen on descriptor {fd} from systemd: not a TCP or UNIX stream socket")
-
-
-def notify(environ: MutableMapping[str, str], state: str) -> None:
-    """Tell the service manager something, sd_notify(3): ``READY=1``, ``STOPPING=1``, ``STATUS=...``.
-
-    Does nothing when nobody asked (no NOTIFY_SOCKET). A manager that has gone away is no reason to fail.
-    """
-    address = environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return
-    target = "\0" + address[1:] if address[0] == "@" else address
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.setblocking(False)
-        sock.sendto(state.encode(), target)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        return _tcp_name(address)
+    if sock.family != socket.AF_UNIX:
+        return ""
+    if isinstance(address, bytes):  # an abstract name: the @ is how systemd writes the zero byte
+        return UNIX + "@" + address[1:].decode(errors="backslashreplace")
+    return UNIX + str(address)

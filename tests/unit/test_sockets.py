@@ -284,18 +284,185 @@ def test_what_systemd_hands_over_must_be_a_stream_socket(tmp_path: Path, kind: s
         os.close(3)
 
 
-def test_notify(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "n"))
-        sockets.notify({"NOTIFY_SOCKET": str(tmp_path / "n")}, "READY=1")
-        assert manager.recv(100) == b"READY=1"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind("")
-        sockets.notify({"NOTIFY_SOCKET": "@" + manager.getsockname()[1:].decode()}, "STOPPING=1")
-        assert manager.recv(100) == b"STOPPING=1"
+@pytest.mark.usefixtures("third")
+def test_an_abstract_socket_of_systemd_has_a_name(opened: list[Listener]) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
+        made.bind("")
+        made.listen()
+        address = made.getsockname()
+        os.dup2(made.fileno(), 3)
+    opened += sockets.from_systemd(handed_over(os.getpid(), 1))
+    assert [listener.name for listener in opened] == ["unix:@" + address[1:].decode()]
 
 
-@pytest.mark.parametrize("address", ["", "relative", "/no/such/socket", "vsock:2:1"])
-def test_a_manager_that_is_not_there_is_no_error(address: str) -> None:
-    sockets.notify({"NOTIFY_SOCKET": address}, "READY=1")
-    sockets.notify({}, "READY=1")
+# -- another configuration
+
+
+def rebound(
+    old: list[Listener], host: str, port: int, opened: list[Listener]
+) -> tuple[list[Listener], list[Listener]]:
+    now, removed = sockets.rebind(old, host, port, backlog=100, fastopen=True)
+    opened += now
+    return now, removed
+
+
+def resolves_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Every name is these IPv4 addresses from now on."""
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda _host, port, **_: [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts
+        ],
+    )
+
+
+def queue(address: tuple[str, int] | str) -> socket.socket:
+    """A connection that nobody has accepted yet."""
+    client = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+    client.settimeout(5)
+    client.connect(address)
+    return client
+
+
+def accepts(listener: Listener) -> None:
+    """A connection is waiting at this listener."""
+    listener.sock.settimeout(5)
+    listener.sock.accept()[0].close()
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("[::1]", "::1"), ("localhost",) * 2]
+)
+def test_an_address_that_stays_keeps_its_listeners(
+    opened: list[Listener], first: str, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, _ = rebound([], first, 0, opened)
+    monkeypatch.setattr(socket, "getaddrinfo", None)  # nothing is resolved again
+    assert sockets.rebind(old, then, 0, backlog=100, fastopen=True) == (old, [])
+
+
+def test_waiting_connections_outlive_a_reload(opened: list[Listener]) -> None:
+    old, _ = rebound([], "127.0.0.1", 0, opened)
+    with queue(old[0].sock.getsockname()):
+        [now], _ = rebound(old, "127.0.0.1", 0, opened)
+        accepts(now)
+
+
+def test_another_port_is_bound_and_the_old_one_still_listens(opened: list[Listener]) -> None:
+    old, _ = rebound([], "127.0.0.1", 0, opened)
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        port = probe.getsockname()[1]
+    now, removed = rebound(old, "127.0.0.1", port, opened)
+    assert removed == old and [one.name for one in now] == [f"127.0.0.1:{port}"]
+    for listener in (*old, *now):
+        with queue(listener.sock.getsockname()):
+            accepts(listener)
+
+
+def test_the_port_that_the_kernel_chose_may_be_written_down(opened: list[Listener]) -> None:
+    old, _ = rebound([], "127.0.0.1", 0, opened)
+    now, removed = rebound(old, "127.0.0.1", old[0].sock.getsockname()[1], opened)
+    assert now == old and removed == []
+
+
+def test_a_name_that_gains_and_loses_addresses_keeps_the_others(
+    opened: list[Listener], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolves_to(monkeypatch, "127.0.0.2", "127.0.0.3")
+    old, _ = rebound([], "old.example", 0, opened)
+    port = old[0].sock.getsockname()[1]
+    resolves_to(monkeypatch, "127.0.0.3", "127.0.0.4")
+    now, removed = rebound(old, "new.example", port, opened)
+    assert now[0] is old[1] and removed == [old[0]]
+    assert [one.name for one in now] == [f"127.0.0.3:{port}", f"127.0.0.4:{port}"]
+    resolves_to(monkeypatch, "127.0.0.5")
+    assert rebound(now, "new.example", port, opened) == (now, []), "the same name is not asked again"
+
+
+def test_a_rebind_that_fails_has_changed_nothing(
+    opened: list[Listener], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolves_to(monkeypatch, "127.0.0.2")
+    old, _ = rebound([], "old.example", 0, opened)
+    port = old[0].sock.getsockname()[1]
+    with closing(socket.create_server(("127.0.0.4", port))):
+        resolves_to(monkeypatch, "127.0.0.2", "127.0.0.3", "127.0.0.4")
+        with pytest.raises(ListenError, match=f"127.0.0.4:{port}: already in use by"):
+            sockets.rebind(old, "new.example", port, backlog=100, fastopen=True)
+    with pytest.raises(ConnectionRefusedError):
+        queue(("127.0.0.3", port))
+    with queue(("127.0.0.2", port)):
+        accepts(old[0])
+    assert rebound(old, "old.example", 0, opened) == (old, [])
+
+
+def test_a_rebind_is_taken_back(opened: list[Listener], monkeypatch: pytest.MonkeyPatch) -> None:
+    resolves_to(monkeypatch, "127.0.0.2")
+    old, _ = rebound([], "old.example", 0, opened)
+    port = old[0].sock.getsockname()[1]
+    resolves_to(monkeypatch, "127.0.0.2", "127.0.0.3")
+    now, _ = rebound(old, "new.example", port, opened)
+    sockets.undo(old, now)
+    with pytest.raises(ConnectionRefusedError):
+        queue(("127.0.0.3", port))
+    assert rebound(old, "old.example", 0, opened) == (old, []), "port 0 is still the one it was"
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [("127.0.0.1", "0.0.0.0"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "::"), ("::", "::1")],
+)
+def test_one_address_and_all_of_them_exclude_each_other(
+    opened: list[Listener], first: str, then: str
+) -> None:
+    old, _ = rebound([], first, 0, opened)
+    port = old[0].sock.getsockname()[1]
+    with pytest.raises(ListenError) as caught:
+        sockets.rebind(old, then, port, backlog=100, fastopen=True)
+    assert f"while this server still listens on {old[0].name}" in str(caught.value)
+    assert "stop the server and start it" in str(caught.value)
+
+
+def test_somebody_elses_port_is_not_taken_for_ours(opened: list[Listener]) -> None:
+    old, _ = rebound([], "127.0.0.2", 0, opened)
+    port = old[0].sock.getsockname()[1]
+    with (
+        closing(socket.create_server(("127.0.0.3", port))),
+        pytest.raises(ListenError, match="already in use by"),
+    ):
+        sockets.rebind(old, "127.0.0.3", port, backlog=100, fastopen=True)
+
+
+@pytest.mark.usefixtures("third")
+def test_sockets_of_systemd_stay_whatever_the_configuration_says(opened: list[Listener]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        os.dup2(made.fileno(), 3)
+    opened += sockets.from_systemd(handed_over(os.getpid(), 1))
+    assert sockets.rebind(opened, "192.0.2.1", 80, backlog=1, fastopen=False) == (opened, [])
+
+
+def test_a_unix_path_that_stays_under_another_spelling(tmp_path: Path, opened: list[Listener]) -> None:
+    old, _ = rebound([], f"unix:{tmp_path}/s", 8080, opened)
+    assert rebound(old, f"unix:{tmp_path}/x/../s", 9090, opened) == (old, [])
+
+
+def test_from_one_unix_path_to_another_and_to_a_port(tmp_path: Path, opened: list[Listener]) -> None:
+    old, _ = rebound([], f"unix:{tmp_path}/a", 0, opened)
+    now, removed = rebound(old, f"unix:{tmp_path}/b", 0, opened)
+    assert removed == old
+    with queue(f"{tmp_path}/a"):
+        accepts(old[0])
+    old[0].unlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    tcp_now, removed = rebound(now, "127.0.0.1", 0, opened)
+    assert removed == now
+    sockets.undo(now, tcp_now)
+    assert (tmp_path / "b").exists() and tcp_now[0].sock.fileno() == -1
+
+
+def test_a_unix_path_that_is_taken_back_is_removed(tmp_path: Path, opened: list[Listener]) -> None:
+    old, _ = rebound([], f"unix:{tmp_path}/a", 0, opened)
+    now, _ = rebound(old, f"unix:{tmp_path}/b", 0, opened)
+    sockets.undo(old, now)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
