@@ -19,14 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from acme_wsgi import __version__, cpus, limits, pidfile, privileges, sockets, upgrade, worker
+from acme_wsgi import __version__, cpus, handover, limits, pidfile, privileges, sockets, upgrade, worker
 from acme_wsgi import log as logs
 from acme_wsgi.config import Config
 from acme_wsgi.control import Control, ControlError, Order, default_directory
 from acme_wsgi.crew import FEWEST_SLOTS, SLOTS_PER_WORKER, Crew
 from acme_wsgi.errors import AcmeError
 from acme_wsgi.generation import Generation
-from acme_wsgi.handover import Handover, take_handover
 from acme_wsgi.history import History
 from acme_wsgi.reload import Reload
 from acme_wsgi.scoreboard import Scoreboard
@@ -76,7 +75,7 @@ class Arbiter:
     stopping: bool = False
     program: upgrade.Program | None = None  # the one that shall follow us, or has
     _account: privileges.Account | None = None
-    _handover: Handover | None = None
+    _handover: handover.Handover | None = None
     _control: Control | None = None
     _watch: Watch = field(init=False)
     _pipe: tuple[int, int] = (-1, -1)
@@ -97,7 +96,8 @@ class Arbiter:
         limits.make_room_for_stack(server.worker_stack_size)
         files = limits.raise_descriptor_limit()
         self.home = upgrade.logical_directory(self.environ)
-        self._handover = take_handover(self.environ)
+        self._handover = handover.take(self.environ)
+        self.manager = Manager(self.environ)
         self._account = privileges.account(server.user, server.group)
         logs.prepare(self.config.logging, self._owner())
         logs.setup(self.config.logging, process="arbiter")
@@ -128,8 +128,9 @@ class Arbiter:
             self.listeners, removed = sockets.rebind(
                 self._handover.listeners, server.host, server.port, **options
             )
-            for listener in removed:  # the predecessor serves them to their end
+            for listener in removed:  # the predecessor serves them to their end, and then removes them
                 listener.close()
+                self._handover.listeners.remove(listener)
 
     def _prepare(self, files: int) -> None:
         workers = self.config.server.workers or cpus.available()
@@ -146,7 +147,6 @@ class Arbiter:
             make_engine=self.make_engine,
         )
         self.reload = Reload(self)
-        self.manager = Manager(self.environ)
         self._watch = Watch()
         self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
@@ -240,7 +240,7 @@ class Arbiter:
         if self._handover is not None:
             pidfile.write(self.config.server.pid_file)
             self._open_control(self._handover.predecessor)
-            self._handover.accept()
+            self._handover.serve()
             self._handover = None
         self.manager.ready(f"serving on {where}")
 
@@ -304,6 +304,8 @@ class Arbiter:
     def _begin_stop(self, *, quick: bool) -> None:
         if self.stopping and (self._quick or not quick):
             return
+        if not self.stopping:
+            self._follow_program()  # from its word on, the sockets are not ours to remove
         self.stopping, self._quick = True, quick
         patience = self.config.server.shutdown_timeout
         log.info("stopping %s", "at once" if quick else f"gracefully, for up to {patience:g} s")
@@ -339,7 +341,9 @@ class Arbiter:
                 order.fail(why_not)
             return
         try:
-            self.program = upgrade.spawn(self.listeners, self.environ, self.home, order)
+            self.program = upgrade.spawn(
+                self.listeners, {**self.environ, **self.manager.environ()}, self.home, order
+            )
         except OSError as error:
             log.error("the next program can't be started: %s", error)
             if order is not None:
@@ -351,6 +355,7 @@ class Arbiter:
             return
         self.program.listen()
         if self.program.ready:
+            handover.surrender(self.listeners)
             self.manager.main_pid(self.program.pid)
             if self._control is not None:
                 self._control.close()
@@ -365,6 +370,8 @@ class Arbiter:
         program.ended(status)
         if program.ready and status != 0 and not self.stopping:
             log.error("pid %d, which was to go on as the server, is dead: this one takes over again", pid)
+            for listener in self.listeners:
+                listener.owner = os.getpid()
             self.crew.resume()
             self.announced = False
             pidfile.write(self.config.server.pid_file)
@@ -397,8 +404,7 @@ class Arbiter:
         if hasattr(self, "crew"):
             self.crew.take_down()
         for listener in self.listeners:
-            if not followed:
-                listener.unlink()
+            listener.unlink()
             listener.close()
         if self._control is not None:
             self._control.close()

@@ -9,7 +9,7 @@ The predecessor::
     reading, writing = os.pipe2(os.O_CLOEXEC)
     descriptors, environ = handover.offer(listeners, writing, os.environ)
     ...fork; in the child: handover.let_pass(descriptors); os.execve(program, arguments, environ)...
-    ...close(writing); when handover.served(reading) is True: handover.surrender(listeners); stop gracefully
+    ...close(writing); when handover.SERVES is read: handover.surrender(listeners); stop gracefully
 
 The successor::
 
@@ -34,9 +34,12 @@ from acme_wsgi.sockets import UNIX, Listener, ListenError, file_identity, name_o
 VARIABLE = "LISTEN_HANDOVER"
 """The environment variable that holds the description."""
 
-_SERVES = b"serving\n"
+SERVES = b"serving\n"
+"""What a successor says when it serves. Anything else that it says is why it doesn't."""
+
 _VERSION = 1
 _MOST = 1024  # listeners; a name that resolves to more addresses is a mistake
+_MOST_REASON = 4096
 _FIRST = 3  # the descriptors before it are stdin, stdout and stderr
 
 
@@ -78,20 +81,6 @@ def let_pass(descriptors: Iterable[int]) -> None:
         os.set_inheritable(descriptor, True)
 
 
-def served(reading: int) -> bool | None:
-    """What the successor says: True: it serves; False: it ended without; None: nothing yet.
-
-    To be asked once more before this process removes its sockets, whatever makes it stop: from the moment
-    that the answer is True they belong to the successor.
-
-    :param reading: reading end of the pipe, non-blocking
-    """
-    try:
-        return os.read(reading, 64) == _SERVES
-    except BlockingIOError:
-        return None
-
-
 def surrender(listeners: Iterable[Listener]) -> None:
     """The successor serves: the paths of these are its to remove."""
     for listener in listeners:
@@ -120,8 +109,15 @@ class Handover:
         for listener in self.listeners:
             listener.owner = os.getpid()
         with contextlib.suppress(BrokenPipeError):  # it is gone already
-            os.write(self.ready, _SERVES)
+            os.write(self.ready, SERVES)
         self.close()
+
+    def refuse(self, reason: str) -> None:
+        """This process will not serve: the predecessor hears why, and goes on."""
+        if self.ready >= 0:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self.ready, reason.encode(errors="replace")[:_MOST_REASON])
+            self.close()
 
     def close(self) -> None:
         """In a forked child, or when this process gives up: the predecessor goes on if nobody serves."""
@@ -157,6 +153,14 @@ def take(environ: MutableMapping[str, str]) -> Handover | None:
             listener.sock.detach()  # as it was found
         raise
     return Handover(listeners, described["predecessor"], ready)
+
+
+def refuse(environ: MutableMapping[str, str], reason: str) -> None:
+    """Something went wrong before anybody asked for the sockets: tell a predecessor, if there is one."""
+    with contextlib.suppress(ListenError):
+        taken = take(environ)
+        if taken is not None:
+            taken.refuse(reason)
 
 
 def _parse(text: str) -> dict[str, Any]:

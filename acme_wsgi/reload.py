@@ -39,15 +39,14 @@ class Attempt:
 
     :ivar orders: who waits for its end
     :ivar changed: dotted keys that it changes; `left`: those that need a restart, and why
-    :ivar added: listeners that it opened; `removed`: those that it gives up
+    :ivar before: what was listened on
     """
 
     orders: list[Order]
     generation: Generation
     changed: tuple[str, ...]
     left: tuple[str, ...]
-    added: list[sockets.Listener]
-    removed: list[sockets.Listener]
+    before: list[sockets.Listener]
     began: float = field(default_factory=time.monotonic)
     holds: bool = False
 
@@ -107,15 +106,15 @@ class Reload:
         changes = settle(arbiter.config, arbiter.reread())
         config, too_many = self._bounded(changes.config)
         server = config.server
-        listeners, removed = sockets.rebind(
-            arbiter.listeners, server.host, server.port, backlog=server.backlog, fastopen=server.tcp_fastopen
+        before = arbiter.listeners
+        listeners, _ = sockets.rebind(
+            before, server.host, server.port, backlog=server.backlog, fastopen=server.tcp_fastopen
         )
         generation = Generation(
             arbiter.crew.generation.number + 1, config, tuple(listeners), server.workers or cpus.available()
         )
         left = tuple(f"{dotted}: needs a restart" for dotted in changes.left) + too_many
-        added = [listener for listener in listeners if listener not in arbiter.listeners]
-        self._attempt = Attempt(orders, generation, changes.changed, left, added, removed)
+        self._attempt = Attempt(orders, generation, changes.changed, left, before)
         for order in orders:
             order.progress("starting one worker with it")
         arbiter.crew.attempt(generation, self._tried)
@@ -138,19 +137,18 @@ class Reload:
         assert attempt is not None
         if error is not None:
             self._attempt = None
-            for listener in attempt.added:
-                listener.unlink()
-                listener.close()
+            sockets.undo(attempt.before, attempt.generation.listeners)
             self._refused(attempt.orders, error)
             return
         attempt.holds = True
         arbiter = self.arbiter
         arbiter.config = attempt.generation.config
         arbiter.listeners = list(attempt.generation.listeners)
-        for listener in attempt.removed:
-            # The workers that still have it take in who waits there before they let go.
-            listener.unlink()
-            listener.close()
+        for listener in attempt.before:
+            if listener not in arbiter.listeners:
+                # The workers that still have it take in who waits there before they let go.
+                listener.unlink()
+                listener.close()
         try:
             logs.setup(arbiter.config.logging, process="arbiter")
         except ConfigError as problem:

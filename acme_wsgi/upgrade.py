@@ -69,7 +69,7 @@ class Program:
                 self._said += said
                 if not said or len(self._said) > _MAX_WORD:
                     self.close()
-        if not self.ready and self._said == handover.ACCEPTED:
+        if not self.ready and self._said == handover.SERVES:
             self.since = time.monotonic()
             log.info(
                 "pid %d serves after %.1f s: it goes on as the server", self.pid, self.since - self._began
@@ -108,16 +108,18 @@ def spawn(
 ) -> Program:
     """Start the command line that started us again, with our listening sockets.
 
+    :param environ: its environment, to which the description of the sockets is added
     :param directory: where it starts
     :raises OSError: there can be no further process
     """
     for_us, for_it = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(for_us, False)
+    descriptors, environ = handover.offer(listeners, for_it, environ)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
         if pid == 0:
-            _become(listeners, environ, directory, for_it)
+            _become(descriptors, environ, directory, for_it)
     except OSError:
         os.close(for_us)
         raise
@@ -130,7 +132,7 @@ def spawn(
     return Program(pid, for_us, order)
 
 
-def _become(listeners: Sequence[Listener], environ: Mapping[str, str], directory: str, pipe: int) -> NoReturn:
+def _become(descriptors: Sequence[int], environ: Mapping[str, str], directory: str, pipe: int) -> NoReturn:
     """In the child: execute the program that follows; what goes wrong goes into the pipe."""
     try:
         signal.set_wakeup_fd(-1)
@@ -139,8 +141,8 @@ def _become(listeners: Sequence[Listener], environ: Mapping[str, str], directory
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.chdir(directory)
-        changed = handover.give(listeners, pipe)
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**environ, **changed})  # noqa: S606
+        handover.let_pass(descriptors)
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)  # noqa: S606
     except BaseException as error:  # noqa: BLE001 - the process ends here; our arbiter must hear why
         os.write(pipe, f"can't execute {sys.executable}: {error}".encode()[:_MAX_WORD])
     finally:

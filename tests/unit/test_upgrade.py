@@ -39,7 +39,7 @@ def program(said: bytes, order: Order) -> upgrade.Program:
 
 def test_a_program_that_says_so_is_ready_and_proves_itself_by_living(monkeypatch: pytest.MonkeyPatch) -> None:
     order = Order()
-    found = program(handover.ACCEPTED, order)
+    found = program(handover.SERVES, order)
     assert not found.ready and not found.proven
     found.listen()
     assert found.ready and not found.proven and found.pipe == -1
