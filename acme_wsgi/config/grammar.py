@@ -21,6 +21,15 @@ _ATTRIBUTE = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*)(\(.*\))?")
 _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?|[0-9]{1,10}")
 _MIME = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/(?:[A-Za-z0-9!#$&^_.+-]+|\*)")
 _PARAMETER = re.compile(r":[A-Za-z_][A-Za-z0-9_]*")
+_LOG_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+#: What log lines call their own fields.
+LOG_FIELDS = frozenset(
+    (
+        "timestamp", "level", "logger", "process", "pid", "message", "traceback",
+        "remote_addr", "method", "target", "protocol", "status", "bytes", "duration_ms", "referer",
+        "user_agent", "host", "request_id", "headers", "sample",
+    )
+)  # fmt: skip
 #: The longest path that fits a UNIX socket's address (sun_path holds 108 bytes with its NUL).
 MAX_SOCKET_PATH = 107
 
@@ -79,6 +88,14 @@ def output(text: str) -> None:
     """Where log lines go."""
     if text not in ("stdout", "stderr") and not text.startswith("/"):
         raise ValueError("stdout, stderr or an absolute path")
+
+
+def log_field(text: str) -> None:
+    """The name of a field that is added to log lines."""
+    if not _LOG_FIELD.fullmatch(text):
+        raise ValueError("a name of letters, digits, _, . and -, which begins with a letter or _")
+    if text in LOG_FIELDS:
+        raise ValueError("a name that lines don't have already")
 
 
 def probe(text: str) -> None:

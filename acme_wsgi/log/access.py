@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, Protocol
 
@@ -41,6 +42,8 @@ class AccessSettings(Protocol):
     def output(self) -> str: ...
     @property
     def headers(self) -> Sequence[str]: ...
+    @property
+    def sample(self) -> float: ...
 
 
 class Settings(Protocol):
@@ -50,10 +53,12 @@ class Settings(Protocol):
     def access(self) -> AccessSettings: ...
     @property
     def mask_headers(self) -> Sequence[str]: ...
+    @property
+    def fields(self) -> Sequence[tuple[str, str]]: ...
 
 
 class AccessLog:
-    """Collects entries and writes them in batches.
+    """Collects entries and writes them in batches; with ``logging.access.sample``, a share of them.
 
     :ivar entries: append an :data:`Entry` for each finished request; the list is the same one for ever
     :ivar needs_environ: whether entries must carry the request's environ
@@ -68,9 +73,10 @@ class AccessLog:
         self.entries: list[Entry] = []
         self.needs_environ = False
         self._sink = open_output(access.output, "logging.access.output")
+        self._keep = sampler(access.sample) if access.sample < 1 else None
         self._format: CommonFormat | JsonFormat
         if access.format == "json":
-            self._format = JsonFormat(access.headers, mask)
+            self._format = JsonFormat(access.headers, mask, fields=settings.fields, sample=access.sample)
             self.needs_environ = bool(access.headers)
         else:
             self._format = CommonFormat(access.format == "combined", mask)
@@ -82,7 +88,11 @@ class AccessLog:
             batch = entries[:]
             entries.clear()
             try:
-                self._sink.put(self._format(batch), len(batch))
+                keep = self._keep
+                if keep is not None:
+                    batch = [entry for entry in batch if keep(entry)]
+                if batch:
+                    self._sink.put(self._format(batch), len(batch))
             except Exception:  # the caller is the event loop, which must not end for a line
                 _logger.exception("access log: %d lines could not be formatted", len(batch))
         losses = self._sink.losses()
@@ -97,6 +107,25 @@ class AccessLog:
         """Write what there is, waiting at most ``timeout`` seconds for a slow output."""
         self.flush()
         self._sink.close(timeout)
+
+
+def sampler(share: float) -> Callable[[Entry], bool]:
+    """Whether an entry is among the share of requests that is logged; a failure of the server's always is.
+
+    The request's id decides, so that servers which hand it on (to a trusting one) log the same requests.
+
+    :param share: from 0 to 1
+    """
+    limit = round(share * (1 << 32))
+
+    def keep(entry: Entry) -> bool:
+        if entry[6] >= 500:
+            return True
+        # Checksums of neighbouring ids are related; the multiplication spreads them (Fibonacci hashing).
+        checksum = zlib.crc32(str(entry[11]).encode("utf-8", "replace"))
+        return (checksum * 0x9E3779B1 & 0xFFFFFFFF) < limit
+
+    return keep
 
 
 def open_output(output: str, key: str) -> Sink:
@@ -199,11 +228,25 @@ class JsonFormat:
 
     Fields: timestamp (RFC 3339, UTC, milliseconds), remote_addr, method, target, protocol, status, bytes,
     duration_ms, referer, user_agent, host, request_id, and headers when ``logging.access.headers`` names any.
-    A header that the request didn't have is null, or missing from ``headers``.
+    A header that the request didn't have is null, or missing from ``headers``. At the end ``sample``, where
+    not every request is logged (the line stands for 1/sample requests), and ``logging.fields``.
     """
 
-    def __init__(self, headers: Sequence[str], mask: escape.HeaderMask) -> None:
+    def __init__(
+        self,
+        headers: Sequence[str],
+        mask: escape.HeaderMask,
+        *,
+        fields: Sequence[tuple[str, str]] = (),
+        sample: float = 1.0,
+    ) -> None:
         self._mask = mask
+        own = "".join(f", {_quoted(name)}: {_quoted(value)}" for name, value in fields)
+        # The end of a line: of one that is always written, and of one that was chosen.
+        self._end = self._sampled_end = own + "}\n"
+        if sample < 1:
+            self._end = f', "sample": 1{own}}}\n'
+            self._sampled_end = f', "sample": {sample!r}{own}}}\n'
         self._headers = [(name, _environ_key(name)) for name in headers]
         self._masked_host, self._masked_referer, self._masked_agent = (
             name in mask for name in ("host", "referer", "user-agent")
@@ -233,7 +276,8 @@ class JsonFormat:
             f'"referer": {_header_field(referer, self._masked_referer)}, '
             f'"user_agent": {_header_field(agent, self._masked_agent)}, '
             f'"host": {_header_field(host, self._masked_host)}, '
-            f'"request_id": {_field(request_id)}{headers}}}\n'
+            f'"request_id": {_field(request_id)}{headers}'
+            f"{self._end if status >= 500 else self._sampled_end}"
         )
 
     def _header_object(self, environ: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from acme_wsgi.errors import ClientDisconnected
+from acme_wsgi.errors import ClientDisconnected, ConfigError
 from acme_wsgi.log import escape
 from acme_wsgi.log.access import open_output
 from acme_wsgi.log.sink import CLOSE_TIMEOUT
@@ -35,6 +35,13 @@ _NOT_A_KEY = re.compile(r"[^A-Za-z0-9_.-]")
 _BARE = re.compile(r"[!#-<>-\[\]-~]+")  # a logfmt value that needs no quotes
 
 
+class ErrorSettings(Protocol):
+    """``logging.error`` of the configuration."""
+
+    @property
+    def output(self) -> str | None: ...
+
+
 class Settings(Protocol):
     """What the error log needs of the ``logging`` section."""
 
@@ -45,7 +52,11 @@ class Settings(Protocol):
     @property
     def output(self) -> str: ...
     @property
+    def error(self) -> ErrorSettings: ...
+    @property
     def mask_headers(self) -> Sequence[str]: ...
+    @property
+    def fields(self) -> Sequence[tuple[str, str]]: ...
 
 
 def setup(settings: Settings, *, process: str) -> None:
@@ -82,14 +93,23 @@ def _drop_handlers(logger: logging.Logger, timeout: float = CLOSE_TIMEOUT) -> No
 
 
 class _Handler(logging.Handler):
-    """Formats records and puts them in the sink of ``logging.output``."""
+    """Formats records and puts them in the sink of ``logging.output``, or of ``logging.error.output``."""
 
     def __init__(self, settings: Settings, process: str) -> None:
         super().__init__()
-        self._sink = open_output(settings.output, "logging.output")
+        self._sink = self._error_sink = open_output(settings.output, "logging.output")
+        self._opened = [self._sink]  # one for each use, though two outputs may be the same
+        if settings.error.output is not None:
+            try:
+                self._error_sink = open_output(settings.error.output, "logging.error.output")
+            except ConfigError:
+                self._sink.close()
+                raise
+            self._opened.append(self._error_sink)
         self._format = _FORMATS[settings.format]
         self._process = process
         self._mask = escape.HeaderMask(settings.mask_headers)
+        self._fields = dict(settings.fields)
         self._finished = False
 
     def handle(self, record: logging.LogRecord) -> bool:
@@ -110,18 +130,23 @@ class _Handler(logging.Handler):
         except Exception as error:  # noqa: BLE001 - the logging call's mistake, which must not stop its caller
             where = f"{record.pathname}:{record.lineno}"
             self._put(_notice(f"the logging call at {where} failed: {type(error).__name__}: {error}"))
-        losses = self._sink.losses()
-        if losses is not None:
-            self._put(_notice(losses))
+        for sink in self._opened:
+            losses = sink.losses()
+            if losses is not None:
+                self._put(_notice(losses))
 
     def _put(self, record: logging.LogRecord) -> None:
-        self._sink.put(self._format(_Line(record, self._process, self._mask)).encode("utf-8"), 1)
+        sink = self._error_sink if record.levelno >= logging.ERROR else self._sink
+        line = _Line(record, self._process, self._mask, self._fields)
+        sink.put(self._format(line).encode("utf-8"), 1)
 
     def finish(self, timeout: float) -> None:
         """Give the sink back; further records are not logged."""
         if not self._finished:
             self._finished = True
-            self._sink.close(timeout)
+            deadline = time.monotonic() + timeout
+            for sink in self._opened:
+                sink.close(max(deadline - time.monotonic(), 0))
 
     def close(self) -> None:
         """What logging.shutdown() calls at exit."""
@@ -151,7 +176,9 @@ def _is_disconnect(record: logging.LogRecord) -> bool:
 class _Line:
     """A record taken apart, the way all formats need it."""
 
-    def __init__(self, record: logging.LogRecord, process: str, mask: escape.HeaderMask) -> None:
+    def __init__(
+        self, record: logging.LogRecord, process: str, mask: escape.HeaderMask, fields: Mapping[str, str]
+    ) -> None:
         self.timestamp = _timestamp(record.created)
         self.level = record.levelname.lower()
         self.logger = record.name
@@ -159,6 +186,7 @@ class _Line:
         self.pid = os.getpid()
         self.message = record.getMessage()
         self.traceback = list(_traceback(record))
+        self.fields = fields
         self._record = record
         self._mask = mask
 
@@ -171,7 +199,8 @@ class _Line:
                 value = self._mask.mapping(value)
             elif not isinstance(value, str | int | float | bool | None):
                 value = str(value)
-            yield _NOT_A_KEY.sub("_", key) + ("_" if key in _CORE else ""), value
+            key = _NOT_A_KEY.sub("_", key)
+            yield key + ("_" if key in _CORE or key in self.fields else ""), value
 
 
 def _timestamp(created: float) -> str:
@@ -209,7 +238,7 @@ def _as_text(line: _Line) -> str:
 
 
 def _as_json(line: _Line) -> str:
-    """One object a line, ASCII only."""
+    """One object a line, ASCII only; ``logging.fields`` behind the server's own."""
     fields: dict[str, Any] = {
         "timestamp": line.timestamp,
         "level": line.level,
@@ -217,6 +246,7 @@ def _as_json(line: _Line) -> str:
         "process": line.process,
         "pid": line.pid,
         "message": _cut(line.message),
+        **line.fields,
     }
     fields.update((key, _cut(value)) for key, value in line.extras())
     if line.traceback:
@@ -225,7 +255,7 @@ def _as_json(line: _Line) -> str:
 
 
 def _as_logfmt(line: _Line) -> str:
-    """``key=value`` pairs on one line, quoted where they must be."""
+    """``key=value`` pairs on one line, quoted where they must be; the same ones as in JSON."""
     fields: list[tuple[str, Any]] = [
         ("timestamp", line.timestamp),
         ("level", line.level),
@@ -233,6 +263,7 @@ def _as_logfmt(line: _Line) -> str:
         ("process", line.process),
         ("pid", line.pid),
         ("message", line.message),
+        *line.fields.items(),
         *line.extras(),
     ]
     if line.traceback:

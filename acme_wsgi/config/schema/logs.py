@@ -23,7 +23,10 @@ class Access:
     headers: tuple[str, ...] = key(
         (), "request headers added to json lines", check=grammar.header_name, example="[X-Tenant]"
     )
-    sample: float = key(1.0, "share of the requests that is logged", unit="percent", built=False)
+    sample: float = key(
+        1.0, "share of the requests that is logged; those answered 5xx always are", unit="percent",
+        example="10%",
+    )  # fmt: skip
 
 
 @section
@@ -32,7 +35,7 @@ class ErrorLog:
 
     output: str | None = key(
         None, "stdout, stderr or an absolute path for errors; unset = where everything goes",
-        check=grammar.output, built=False, example="/var/log/acme/error.log",
+        check=grammar.output, example="/var/log/acme/error.log",
     )  # fmt: skip
 
 
@@ -64,4 +67,8 @@ class Logging:
         "headers shown as *** wherever one is logged",
         check=grammar.header_name,
     )
+    fields: tuple[tuple[str, str], ...] = key(
+        (), "fields added to every json and logfmt line, by name", check=grammar.log_field,
+        example="{service: shop}",
+    )  # fmt: skip
     rotation: Rotation = key(Rotation(), "rotation of log files by the server itself", built=False)

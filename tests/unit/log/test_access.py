@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acme_wsgi.config.grammar import LOG_FIELDS
 from acme_wsgi.errors import ConfigError
 from acme_wsgi.log import AccessLog, Entry, HeaderMask, reopen_all
-from acme_wsgi.log.access import MAX_FIELD, CommonFormat, JsonFormat
+from acme_wsgi.log.access import MAX_FIELD, CommonFormat, JsonFormat, sampler
 
 WHEN = 971211336.25  # 10 October 2000 20:55:36.25 UTC, the moment of Apache's own example
 NO_MASK = HeaderMask([])
@@ -272,12 +273,80 @@ def test_masked_headers_are_masked_in_every_format():
     assert (fields["referer"], fields["user_agent"], fields["host"]) == ("***", "***", "***")
 
 
+def test_json_adds_the_configured_fields_at_the_end():
+    own = (("service", "shop"), ("zone", 'caf\xe9 "a"\\'))
+    line = JsonFormat([], NO_MASK, fields=own)([entry()]).decode("ascii")
+    assert line.endswith(', "service": "shop", "zone": "caf\\u00e9 \\"a\\"\\\\"}\n')
+    assert list(json.loads(line).items())[-2:] == list(own)
+    assert line.startswith(JsonFormat([], NO_MASK)([entry()]).decode("ascii")[:-2])
+
+
+def test_no_field_of_a_line_may_be_configured():
+    environ = {"HTTP_ACCEPT": "text/html"}
+    line = JsonFormat(["Accept"], NO_MASK, sample=0.5)([entry(environ=environ)])
+    assert json.loads(line).keys() <= LOG_FIELDS
+
+
+# -- sampling
+
+HEX = st.integers(0, 1 << 128).map("{:032x}".format)
+
+
+@pytest.mark.parametrize("ids", ["{:032x}", "req-{}", "{}", "{:08x}-a"])
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+def test_the_share_is_met_whatever_the_ids_look_like(ids, share):
+    """Within five standard deviations of what independent draws would give, also for ids that only count."""
+    keep = sampler(share)
+    total = 40_000
+    kept = sum(keep(entry(request_id=ids.format(number))) for number in range(total))
+    assert abs(kept - share * total) < 5 * (total * share * (1 - share)) ** 0.5
+
+
+@given(HEX, st.floats(0, 1), st.floats(0, 1))
+def test_a_smaller_share_is_part_of_a_larger_one_on_every_server(request_id, one, other):
+    less, more = sorted((one, other))
+    assert sampler(less)(entry(request_id=request_id)) <= sampler(more)(entry(request_id=request_id))
+    assert sampler(one)(entry(request_id=request_id)) == sampler(one)(entry(request_id=request_id))
+
+
+@pytest.mark.parametrize(("status", "kept"), [(200, 0), (404, 0), (499, 0), (500, 1), (503, 1)])
+def test_failures_are_logged_whatever_the_share(tmp_path, status, kept):
+    log = AccessLog(settings(tmp_path / "log", sample=0.0))
+    log.entries.append(entry(status=status))
+    log.close(10)
+    assert len((tmp_path / "log").read_text().splitlines()) == kept
+
+
+def test_a_sampled_log_says_what_each_line_stands_for(tmp_path):
+    log = AccessLog(settings(tmp_path / "log", "json", sample=0.25, fields=(("service", "shop"),)))
+    for number in range(8000):
+        log.entries.append(entry(request_id=f"{number:032x}", status=500 if number % 10 == 0 else 200))
+        if number % 128 == 0:
+            log.flush()
+    log.close(10)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert {(line["status"], line["sample"]) for line in lines} == {(200, 0.25), (500, 1)}
+    assert {line["service"] for line in lines} == {"shop"}
+    assert sum(line["status"] == 500 for line in lines) == 800
+    scaled = sum(1 / line["sample"] for line in lines)
+    assert abs(scaled - 8000) < 5 * (7200 * 0.25 * 0.75) ** 0.5 / 0.25
+
+
 # -- the log
 
 
-def settings(output: object, form: str = "combined", headers: tuple[str, ...] = ()) -> Any:
+def settings(
+    output: object,
+    form: str = "combined",
+    headers: tuple[str, ...] = (),
+    *,
+    sample: float = 1.0,
+    fields: tuple[tuple[str, str], ...] = (),
+) -> Any:
     return SimpleNamespace(
-        access=SimpleNamespace(format=form, output=str(output), headers=headers), mask_headers=("Cookie",)
+        access=SimpleNamespace(format=form, output=str(output), headers=headers, sample=sample),
+        mask_headers=("Cookie",),
+        fields=fields,
     )
 
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -18,6 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from acme_wsgi import log as room
+from acme_wsgi.config.grammar import LOG_FIELDS
 from acme_wsgi.errors import ClientDisconnected, ConfigError
 from acme_wsgi.log import errorlog
 from acme_wsgi.log.errorlog import MAX_MESSAGE, MAX_TRACEBACK
@@ -27,16 +29,37 @@ logger = logging.getLogger("acme.test")
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
+def section(
+    form: str = "text",
+    level: str = "info",
+    output: str = "stderr",
+    errors: str | None = None,
+    fields: tuple[tuple[str, str], ...] = (),
+) -> Any:
+    return SimpleNamespace(
+        level=level,
+        format=form,
+        output=output,
+        error=SimpleNamespace(output=errors),
+        mask_headers=("Authorization", "Set-Cookie"),
+        fields=fields,
+    )
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Callable[[], str]]]:
     """Configures the log; what it returns closes the log and gives what was written."""
     path = tmp_path / "error.log"
 
-    def configure(form: str = "text", level: str = "info", output: str | None = None) -> Callable[[], str]:
+    def configure(
+        form: str = "text",
+        level: str = "info",
+        output: str | None = None,
+        errors: str | None = None,
+        fields: tuple[tuple[str, str], ...] = (),
+    ) -> Callable[[], str]:
         path.unlink(missing_ok=True)
-        masked = ("Authorization", "Set-Cookie")
-        section = SimpleNamespace(level=level, format=form, output=output or str(path), mask_headers=masked)
-        room.setup(section, process="worker 3")
+        room.setup(section(form, level, output or str(path), errors, fields), process="worker 3")
 
         def written() -> str:
             room.close(10)
@@ -235,11 +258,12 @@ def test_a_second_setup_replaces_the_first(start, tmp_path):
 
 def test_a_setup_that_fails_leaves_the_log_as_it_was(start, tmp_path):
     written = start()
-    broken = SimpleNamespace(
-        level="info", format="text", output=str(tmp_path / "no" / "log"), mask_headers=()
-    )
+    missing = str(tmp_path / "no" / "log")
     with pytest.raises(ConfigError, match=r"logging\.output: can't open"):
-        room.setup(broken, process="worker 3")
+        room.setup(section(output=missing), process="worker 3")
+    with pytest.raises(ConfigError, match=r"logging\.error\.output: can't open"):
+        room.setup(section(output=str(tmp_path / "other.log"), errors=missing), process="worker 3")
+    assert [sink.output for sink in open_sinks()] == [str(tmp_path / "error.log")]
     logger.info("still here")
     assert "still here" in written()
 
@@ -267,3 +291,67 @@ def test_what_was_lost_is_told_in_the_log_itself(start, tmp_path):
     assert re.match(
         rf"{STAMP} warning acme\.log worker 3\[\d+\]: 7 lines for {tmp_path}/error\.log were lost", second
     )
+
+
+# -- fields and errors apart
+
+
+def test_configured_fields_are_in_every_line_for_machines(start):
+    own = (("service", "shop"), ("zone", 'a "b"\x1b'), ("route", "mine"))
+    written = start("json", fields=own)
+    logger.warning("one", extra={"route": "/api", "status": 502})
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logger.exception("two")
+    first, second = (json.loads(line) for line in written().splitlines())
+    assert {key: first[key] for key in ("service", "zone", "route")} == dict(own)
+    assert (first["route_"], first["status"]) == ("/api", 502)
+    assert list(first)[6:9] == ["service", "zone", "route"]
+    assert second["service"] == "shop"
+    assert list(second)[-1] == "traceback"
+    written = start("logfmt", fields=own)
+    logger.warning("one", extra={"route": "/api"})
+    assert written().endswith(r' message=one service=shop zone="a \"b\"\x1b" route=mine route_=/api' + "\n")
+    written = start("text", fields=own)
+    logger.warning("one")
+    assert "shop" not in written()
+
+
+def test_no_field_of_a_line_may_be_configured_for_the_error_log(start):
+    written = start("json")
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logger.exception("two", extra={"headers": {"A": "b"}})
+    assert json.loads(written()).keys() <= LOG_FIELDS
+
+
+def test_errors_go_apart_and_only_there(start, tmp_path):
+    apart = tmp_path / "apart.log"
+    written = start(level="debug", errors=str(apart))
+    for level in ("debug", "info", "warning", "error", "critical"):
+        getattr(logger, level)("one %s", level)
+    disconnect(nested=True)
+    assert re.findall(r"one (\w+)\n", written()) == ["debug", "info", "warning"]
+    assert re.findall(r"one (\w+)\n", apart.read_text()) == ["error", "critical"]
+    assert "ClientDisconnected" not in apart.read_text()
+
+
+def test_both_outputs_may_be_the_same(start, tmp_path):
+    written = start(errors=str(tmp_path / "error.log"))
+    logger.info("one")
+    logger.error("two")
+    text = written()
+    assert [line[-3:] for line in text.splitlines()] == ["one", "two"]
+
+
+def test_what_the_output_for_errors_lost_is_told_in_the_other(start):
+    written = start(errors="/dev/full")
+    logger.error("gone")
+    (full,) = (sink for sink in open_sinks() if sink.output == "/dev/full")
+    assert full.drain(10)
+    logger.info("here")
+    text = written()
+    assert "gone" not in text
+    assert "1 lines for /dev/full were lost: No space left on device" in text

@@ -22,8 +22,8 @@ import json, logging, os, sys, threading, time
 from types import SimpleNamespace as N
 
 def section(access="stdout", errors="stderr", form="combined"):
-    return N(level="info", format="text", output=errors, mask_headers=(),
-             access=N(format=form, output=access, headers=()))
+    return N(level="info", format="text", output=errors, mask_headers=(), fields=(), error=N(output=None),
+             access=N(format=form, output=access, headers=(), sample=1.0))
 
 def entry(target="/", agent="curl/8"):
     return (
