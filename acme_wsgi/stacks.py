@@ -4,7 +4,7 @@
 
 Two signals, since either answer can do what the other can't. STACK_SIGNAL is answered in C at once, even
 while C code holds the interpreter, but knows nothing except threads. REPORT_SIGNAL is answered in Python as
-soon as bytecode runs again (in `while True: pass`, at once), and knows requests, their routes and all greenlets.
+soon as bytecode runs again (in `while True: pass`, at once), and knows requests, routes and all greenlets.
 
 Law: the arbiter imports this file, so it never loads gevent or greenlet; the worker's side uses them where
 they are loaded already. Nothing here waits. The reporter runs inside of whatever it interrupts: it writes a

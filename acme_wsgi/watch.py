@@ -97,6 +97,11 @@ class Child:
         """Its last sign of life, in nanoseconds: a heartbeat, or its birth while it is still starting."""
         return self.slot.heartbeat if self.ready else int(self.forked * 1e9)
 
+    @property
+    def starting(self) -> bool:
+        """Whether what was found out about it is from its start, which may be over by now."""
+        return self.since_ns == int(self.forked * 1e9)
+
     def read_report(self) -> None:
         """Take what it has said of its start; notes when it is ready."""
         with suppress(BlockingIOError):
@@ -241,7 +246,7 @@ class Watch:
         """The stacks have been asked for and are here, as far as the process could write them."""
         first = child.told is None
         child.told = found.what
-        if first and child.ready:
+        if first and not child.starting:
             child.slot.note_stall(child.since_ns, found.route, found.where)
         if child.sign_ns != child.since_ns:
             if first:
@@ -256,9 +261,9 @@ class Watch:
         log_with_stacks(logging.ERROR, f"{found.line}; it is replaced", found.stack)
         for part in records(found.answer.others()):
             log_with_stacks(logging.ERROR, f"{child.name}: its other stacks", part)
-        if child.ready:
+        if not child.starting:
             child.slot.end_stall(int(found.still * 1e9))
-        child.kill(f"{'stood still' if child.ready else 'was starting'} for {found.still:.1f} s")
+        child.kill(f"{'was starting' if child.starting else 'stood still'} for {found.still:.1f} s")
 
 
 class _Finding:
@@ -279,20 +284,20 @@ class _Finding:
         self.what, begun = "", ""
         if doing is not None:
             self.what = " in " + escape.text(str(doing), _MAX_WHERE)
-        elif child.ready and answer.running is not None:
+        elif not child.starting and answer.running is not None:
             self.what = " in no request"
-        elif child.ready and child.slot.current:
+        elif not child.starting and child.slot.current:
             # It may be another one that woke up since; nobody could tell us.
             begun = f"; the request begun last is {child.slot.current}"
         at = f", at {self.where}" if self.where else ""
-        stood = "has stood still" if child.ready else "has been starting"
+        stood = "has been starting" if child.starting else "has stood still"
         self.line = f"{child.name} {stood} for {still:.1f} s{self.what}{at}{begun}"
         self.stack = answer.handler() or "(it did not answer: stopped, or stuck in the kernel)"
 
 
 def _goes_on(child: Child) -> None:
     """The end of a standstill, or of a start, that the log has told of."""
-    if child.since_ns != int(child.forked * 1e9):  # of its start it says itself that it is over
+    if not child.starting:  # of the end of its start there is a line already
         seconds = (child.sign_ns - child.since_ns) / 1e9
         log.warning("%s goes on, after it stood still for %.1f s%s", child.name, seconds, child.told)
         child.slot.end_stall(child.sign_ns - child.since_ns)

@@ -191,8 +191,10 @@ def test_a_computing_worker_is_reported_with_its_stack_and_replaced(acme: Launch
     assert server.raw(b"GET /spin/30 HTTP/1.1\r\nHost: a\r\n\r\n") == b""
     assert time.monotonic() - started < 6
     where = r"\n(    \|.*\n)*.*basic\.py\", line \d+ in _spin"
-    server.wait_for_log(r"warning .*has stood still for [\d.]+ s; it is here:" + where)
-    server.wait_for_log(r"error .*has stood still for [\d.]+ s and is replaced; it hung here:" + where)
+    server.wait_for_log(
+        r"warning .*has stood still for [\d.]+ s in GET /spin/30 \(route /\*\), at .*" + where
+    )
+    server.wait_for_log(r"error .*has stood still for [\d.]+ s in GET .*; it is replaced" + where)
     assert answering_worker(server) != victim
 
 

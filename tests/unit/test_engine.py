@@ -150,3 +150,30 @@ def test_every_request_counts_once(rig: Rig) -> None:
         name: rig.count(name) for name in ("requests_total", "status_2xx", "status_4xx", "connections_total")
     }
     assert counted == {"requests_total": 15, "status_2xx": 12, "status_4xx": 3, "connections_total": 3}
+
+
+@in_engine()
+def test_requests_whose_handlers_run_or_wait_can_be_listed(rig: Rig) -> None:
+    from gevent.event import Event
+
+    go = Event()
+    seen: list[Any] = []
+
+    def dispatch(request: Any) -> Response:
+        if request.path == "/wait":
+            go.wait()
+        seen.append([(each is request, target) for _, each, target, _ in rig.engine.running()])
+        return Response(OK, [], b"")
+
+    rig.dispatch = dispatch
+    with rig.connect() as first, rig.connect() as second, rig.connect() as third:
+        first.send(b"GET /wait?1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        rig.until(rig.engine.running, "the first waits")
+        [(greenlet, _, target, seconds)] = rig.engine.running()
+        assert greenlet.gr_frame is not None and target == "/wait?1" and 0 <= seconds < 30
+        assert third.send(b"BAD\r\n\r\n").reply().status == 400
+        assert second.request("/now").status == 200
+        assert seen == [[(False, "/wait?1"), (True, "/now")]]
+        go.set()
+        assert first.reply().status == 200
+    assert rig.engine.running() == []

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fakes import FakeRequest, receive
@@ -61,6 +61,12 @@ def test_every_type_of_route_answers(configured: Any) -> None:
     assert receive(dispatch(FakeRequest("/users/7"))).body == b"user 7"
     assert receive(dispatch(FakeRequest("/old/x"))).header("Location") == "/new/x"
     assert receive(dispatch(FakeRequest("/"))).body == b"application"
+
+
+def test_the_route_of_a_request_can_be_asked_for(configured: Any) -> None:
+    route = "  - {path: /*, type: wsgi, app: 'm:application'}\n"
+    made = pipeline.compile(configured(route), cast(Any, Objects(application=application)))
+    assert made.route_of(cast(Any, FakeRequest("/x"))) == "/*"
 
 
 def test_methods_and_hosts_of_the_configuration_count(configured: Any) -> None:

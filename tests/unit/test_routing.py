@@ -366,3 +366,23 @@ def test_the_tables_agree_with_trying_every_pattern(patterns: list[str], path: s
     assert compile_pattern(found).kind is best
     if best is Kind.PREFIX:
         assert len(found) == max(len(one) for one in matching if compile_pattern(one).kind is best)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "host", "found"),
+    [
+        ("/a/b", "GET", "example.test", "/a/b"),
+        ("/a/c", "GET", "example.test", "/a/*"),
+        ("/a/b", "POST", "example.test", "/a/*"),
+        ("/u/7", "GET", "www.example.org", "/u/:id"),
+        ("/u/7", "GET", "example.test", "~ ^/u/\\d+$"),
+        ("/u/x", "GET", "example.test", None),
+    ],
+)
+def test_the_route_of_a_request_can_be_asked_for(
+    path: str, method: str, host: str, found: str | None
+) -> None:
+    router = Router(
+        [rule("/a/b", "GET"), rule("/a/*"), rule("/u/:id", host="*.example.org"), rule("~ ^/u/\\d+$")]
+    )
+    assert router.route_of(FakeRequest(path, method, host)) == found

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import mmap
 import os
+import struct
 import time
 from collections.abc import Callable
 
@@ -105,3 +108,56 @@ def test_there_is_no_slot_outside_of_the_board(index: int) -> None:
 def test_a_board_has_at_least_one_slot() -> None:
     with pytest.raises(ValueError, match="at least one"):
         Scoreboard(0)
+
+
+# -- standstills: the arbiter's words about a worker
+
+
+def test_a_standstill_is_there_while_it_lasts_and_counted_afterwards() -> None:
+    slot = Scoreboard(1).slot(0)
+    assert slot.stall() is None
+    slot.note_stall(time.monotonic_ns() - 3_000_000_000, "/users/:id", "shop.py:12 in search")
+    found = slot.stall()
+    assert found is not None and (found["route"], found["where"]) == ("/users/:id", "shop.py:12 in search")
+    assert 3.0 <= found["seconds"] < 60
+    slot.end_stall(5_000_000_000)
+    slot.note_stall(1, "", "")
+    slot.end_stall(2_000_000_000)
+    assert slot.stall() is None
+    numbers = slot.snapshot()
+    assert (numbers["stalls"], numbers["stall_last_ns"]) == (2, 2_000_000_000)
+    assert numbers["stall_longest_ns"] == 5_000_000_000
+
+
+def test_a_process_in_the_slot_of_one_that_stood_still_does_not() -> None:
+    board = Scoreboard(2)
+    board.slot(0).note_stall(1, "/*", "here")
+    in_child(board.slot(0).reset_gauges)
+    assert board.slot(0).stall() is None
+    assert board.totals()["stalls"] == 1 and "stall_longest_ns" not in board.totals()
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("a" * 1000, "a" * 127), ("ä" * 1000, "ä" * 63), ("\udcff\ud800", "??"), ("a\0b", "a"), ("", "")],
+)
+def test_long_and_odd_texts_are_cut_to_their_place(text: str, kept: str) -> None:
+    board = Scoreboard(2)
+    board.slot(0).note_stall(1, text, text * 2)
+    found = board.slot(0).stall()
+    assert found is not None and found["route"] == kept and found["where"].startswith(kept)
+    assert len(found["where"].encode()) <= 255
+    assert board.slot(1).snapshot()["pid"] == 0 and board.slot(1).stall() is None
+
+
+def test_the_request_begun_last_is_shown_escaped() -> None:
+    board = Scoreboard(1)
+    slot = board.slot(0)
+    assert slot.current == ""
+    # Its writer is the engine. The layout: length, text, four numbers, the route of the standstill.
+    slot.note_stall(1, "here is the route", "")
+    [memory] = [thing for thing in gc.get_referents(board) if isinstance(thing, mmap.mmap)]
+    at = memory.find(b"here is the route") - 4 * 8 - 128
+    for length, shown in ((9, "GET /\\x0a\\xff"), (0, ""), (65535, "GET /\\x0a\\xff" + "\\x00" * 119)):
+        memory[at : at + 9] = struct.pack("=H7s", min(length, 7) if length < 10 else length, b"GET /\n\xff")
+        assert slot.current == shown
