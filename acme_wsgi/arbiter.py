@@ -21,6 +21,7 @@ from typing import Any
 
 from acme_wsgi import __version__, cpus, handover, limits, pidfile, privileges, sockets, upgrade, worker
 from acme_wsgi import log as logs
+from acme_wsgi.child import log_with_stacks
 from acme_wsgi.config import Config
 from acme_wsgi.control import Control, ControlError, Order, default_directory
 from acme_wsgi.crew import FEWEST_SLOTS, SLOTS_PER_WORKER, Crew
@@ -32,7 +33,7 @@ from acme_wsgi.scoreboard import Scoreboard
 from acme_wsgi.stacks import STACK_SIGNAL
 from acme_wsgi.status import describe
 from acme_wsgi.systemd import Manager
-from acme_wsgi.watch import Watch, log_with_stacks
+from acme_wsgi.watch import Watch
 
 SECOND = 1.0
 """How often the history is written, logs are rotated, and the service manager hears that we live."""

@@ -25,12 +25,12 @@ from typing import Any, NoReturn
 
 from acme_wsgi import log as logs
 from acme_wsgi import worker
+from acme_wsgi.child import Child, Place, ended_how, log_with_stacks, start_error
 from acme_wsgi.errors import AcmeError
 from acme_wsgi.generation import Generation
 from acme_wsgi.privileges import Account
 from acme_wsgi.scoreboard import Scoreboard
 from acme_wsgi.stacks import Stacks
-from acme_wsgi.watch import Child, Place, ended_how, log_with_stacks, start_error
 
 SLOTS_PER_WORKER = 4
 """Slots of the scoreboard for each place: its process, the successor, and some that still leave."""

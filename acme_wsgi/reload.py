@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from acme_wsgi import cpus, limits, sockets
 from acme_wsgi import log as logs
+from acme_wsgi.child import log_with_stacks
 from acme_wsgi.config import Config
 from acme_wsgi.config.compare import settle
 from acme_wsgi.errors import AcmeError, BootError, ConfigError
 from acme_wsgi.generation import Generation
-from acme_wsgi.watch import log_with_stacks
 
 if TYPE_CHECKING:
     from acme_wsgi.arbiter import Arbiter

@@ -10,9 +10,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from acme_wsgi import __version__
+from acme_wsgi.child import Child
 from acme_wsgi.scoreboard import DRAINING, READY
 from acme_wsgi.systemd import invocation_id
-from acme_wsgi.watch import Child
 
 if TYPE_CHECKING:
     from acme_wsgi.arbiter import Arbiter

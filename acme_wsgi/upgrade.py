@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from acme_wsgi import handover
+from acme_wsgi.child import ended_how
 from acme_wsgi.sockets import Listener
-from acme_wsgi.watch import ended_how
 
 if TYPE_CHECKING:
     from acme_wsgi.control import Order

@@ -1,36 +1,65 @@
-"""The arbiter without processes; its life with workers: integration/test_processes.py."""
+"""The arbiter's answers to orders, without processes; its life with workers: integration/test_processes.py."""
 
 from __future__ import annotations
 
-import os
-import signal
-from pathlib import Path
-from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from acme_wsgi import arbiter, watch
 from acme_wsgi.arbiter import Arbiter
 from acme_wsgi.config import load
+from acme_wsgi.history import History
+from acme_wsgi.reload import Reload
 from acme_wsgi.scoreboard import Scoreboard
 
 
-def test_a_fork_that_the_kernel_refuses_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> int:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
+class Order:
+    """What the control socket hands over, keeping what was answered."""
 
-    now = 0.0
-    for module in (watch, arbiter):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
-    place = watch.Place(0)
-    tree = Arbiter(load(), environ={})
-    tree._board, tree._places = Scoreboard(1), [place]
-    monkeypatch.setattr(os, "fork", refuse)
-    descriptors = set(Path("/proc/self/fd").iterdir())
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    for pause in (0.1, 0.2, 0.4):
-        now = place.start_at
-        tree._start_missing()
-        assert place.child is None and place.start_at == pytest.approx(now + pause)
-    assert set(Path("/proc/self/fd").iterdir()) == descriptors
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+    def __init__(self, verb: str, **arguments: Any) -> None:
+        self.verb, self.arguments = verb, arguments
+        self.answers: list[Any] = []
+
+    def reply(self, **facts: Any) -> None:
+        self.answers.append(facts)
+
+    def fail(self, reason: str, **_facts: Any) -> None:
+        self.answers.append(reason)
+
+    def progress(self, text: str) -> None:
+        self.answers.append(text)
+
+
+@pytest.fixture
+def arbiter() -> Arbiter:
+    made = Arbiter(load(), environ={})
+    made.history = History(Scoreboard(1))
+    made.reload = Reload(made)
+    return made
+
+
+def answer(arbiter: Arbiter, verb: str, **arguments: Any) -> Any:
+    order = Order(verb, **arguments)
+    arbiter._obey(cast(Any, order))
+    return order.answers[-1] if order.answers else None
+
+
+def test_an_order_that_nobody_knows(arbiter: Arbiter) -> None:
+    assert answer(arbiter, "fly") == "this server knows no 'fly'"
+
+
+@pytest.mark.parametrize("seconds", [5, "5", None, -1, 10**9, 1.5, [1]])
+def test_statistics_bear_any_window(arbiter: Arbiter, seconds: object) -> None:
+    assert "requests_per_second" in answer(arbiter, "stats", seconds=seconds, history="perhaps")
+
+
+def test_a_reload_waits_until_the_server_is_up(arbiter: Arbiter) -> None:
+    assert answer(arbiter, "reload") is None and arbiter.reload.busy
+    arbiter.reload.advance()
+    assert arbiter.reload.busy
+    arbiter.reload.cancel("the server stops")
+    assert not arbiter.reload.busy
+
+
+def test_no_upgrade_before_the_server_is_up(arbiter: Arbiter) -> None:
+    assert answer(arbiter, "restart") == "the server is starting or stopping"

@@ -293,3 +293,24 @@ def test_no_slot_no_process(cases: Cases) -> None:
     case.crew._start_missing()
     assert case.crew.places[0].child is None and case.crew.next_start() > before
     case.crew.leaving = case.crew.leaving[:1]
+
+
+def test_a_fork_that_the_kernel_refuses_is_tried_again_later(
+    cases: Cases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    case = cases(1)
+    place = case.crew.places[0]
+    monkeypatch.setattr(os, "fork", refuse)
+    descriptors = set(Path("/proc/self/fd").iterdir())
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    for pause in (0.1, 0.2, 0.4):
+        before = time.monotonic()
+        place.start_at = 0.0
+        case.crew.step()
+        assert place.child is None
+        assert place.start_at - before == pytest.approx(pause, abs=0.09)
+    assert set(Path("/proc/self/fd").iterdir()) == descriptors
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask

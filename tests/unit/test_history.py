@@ -416,15 +416,3 @@ def test_a_child_gets_no_copy_of_the_rows() -> None:
         os._exit(ring[0][1])  # a worker never looks; zeros prove that it carries nothing
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert ring[0][1] == 5
-
-
-def test_a_sample_is_cheap() -> None:
-    board = Scoreboard(32)
-    past = History(board)
-    processes = dict.fromkeys(range(16), OWN)
-    taken = []
-    for second in range(50):
-        begun = time.process_time()
-        past.sample(float(second), processes)
-        taken.append(time.process_time() - begun)
-    assert statistics.median(taken) < 0.005

@@ -27,6 +27,7 @@ FLOORS = {
     "status": 6,
     "crew": 6,
     "generation": 6,
+    "child": 6,
     "watch": 6,
     "stacks": 6,
     "worker": 6,
@@ -34,11 +35,11 @@ FLOORS = {
     "history": 6,
     "handover": 6,
     "systemd": 6,
+    "pidfile": 6,
     "sockets": 6,
     "probe": 5,
     "engine": 5,
     "connection": 5,
-    "probe": 5,
     "answer": 5,
     "body": 5,
     "stream": 5,
@@ -48,7 +49,6 @@ FLOORS = {
     "handlers": 3,
     "appload": 2,
     "privileges": 2,
-    "pidfile": 2,
     "rundir": 2,
     "procfs": 2,
     "limits": 2,
@@ -69,8 +69,8 @@ ONE_ROOM = (4, 5, 6, 7)
 # What may run in the parent. Imports inside functions count too, except in the worker: its module is loaded
 # before the fork, and its functions run after it.
 WITHOUT_GEVENT = (
-    "arbiter", "reload", "upgrade", "status", "crew", "generation", "watch", "stacks", "sockets", "handover",
-    "systemd", "control", "history", "worker", "privileges", "pidfile", "rundir", "procfs", "limits", "cpus",
+    "arbiter", "reload", "upgrade", "status", "crew", "generation", "child", "watch", "stacks", "sockets",
+    "handover", "systemd", "control", "history", "worker", "privileges", "pidfile", "rundir", "procfs", "limits", "cpus",
     "config", "cli", "log", "errors", "units", "__main__",
 )  # fmt: skip
 AFTER_THE_FORK = ("worker",)

@@ -13,54 +13,11 @@ from typing import Any, cast
 import pytest
 
 from acme_wsgi import watch
-from acme_wsgi.errors import BootError, ConfigError, Problem
-from acme_wsgi.limits import ResourceError
+from acme_wsgi.child import Child
+from acme_wsgi.config import load
+from acme_wsgi.generation import Generation
 from acme_wsgi.log.errorlog import MAX_TRACEBACK
-from acme_wsgi.scoreboard import Scoreboard
 from acme_wsgi.stacks import REPORT_SIGNAL, STACK_SIGNAL, Answer, Stacks
-
-
-@pytest.mark.parametrize(
-    ("failures", "pause"), [(0, 0.0), (1, 0.1), (2, 0.2), (5, 1.6), (9, 25.6), (10, 30.0), (10**6, 30.0)]
-)
-def test_pauses_before_a_new_start_double_up_to_a_bound(failures: int, pause: float) -> None:
-    assert watch.backoff(failures) == pytest.approx(pause)
-
-
-def test_an_end_in_words() -> None:
-    assert watch.ended_how(3 << 8) == "exited with status 3"
-    assert watch.ended_how(signal.SIGSEGV) == "was ended by SIGSEGV"
-    assert watch.ended_how(50) == "was ended by signal 50"
-
-
-def child(said: object = None, **facts: Any) -> watch.Child:
-    slot = Scoreboard(1).slot(0)
-    text = b"" if said is None else json.dumps(said).encode() + b"\n"
-    stacks = cast(Any, None)
-    return watch.Child(
-        pid=4711, slot=slot, number=1, stacks=stacks, forked=0.0, report=-1, said=text, **facts
-    )
-
-
-def test_what_a_worker_said_of_its_failed_start_is_what_is_raised() -> None:
-    error = watch.start_error(child({"where": "route /*", "cause": "E: x", "traceback": "T"}), 3 << 8, "")
-    assert isinstance(error, BootError)
-    assert (error.where, error.cause, error.traceback) == ("route /*", "E: x", "T")
-    error = watch.start_error(child({"problems": [["f", 1, 2, "k", "bad", None]]}), 78 << 8, "")
-    assert isinstance(error, ConfigError) and error.problems == (Problem("f", 1, 2, "k", "bad"),)
-    error = watch.start_error(child({"limit": "too small"}), 1 << 8, "")
-    assert isinstance(error, ResourceError) and str(error) == "too small"
-
-
-@pytest.mark.parametrize("said", [b"", b'{"where": "rou'])
-def test_a_worker_that_died_without_a_word_is_told_with_its_stacks(said: bytes) -> None:
-    dead = child(killed="was starting for 700.0 s")
-    dead.said = said
-    error = watch.start_error(dead, signal.SIGKILL, "in f")
-    assert isinstance(error, BootError)
-    assert error.cause == "was ended by SIGKILL while starting (was starting for 700.0 s)"
-    assert error.traceback == "in f"
-
 
 # -- judging heartbeats: the arbiter's decisions with a clock and workers of the test's own
 
@@ -113,9 +70,11 @@ class Watched:
         self.slot = Slot()
         self.stacks = Stacks("test")
         slot = cast(Any, self.slot)
-        self.child = watch.Child(4711, slot, 1, self.stacks, forked=-1.0, report=-1, ready=-0.5)
+        config = load([], {}, [f"server.timeout={timeout}", f"server.blocked_after={blocked_after}"])
+        generation = Generation(1, config, (), 1)
+        self.child = Child(4711, slot, 1, generation, self.stacks, forked=-1.0, report=-1, ready=-0.5)
         monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: self.now))
-        self.watch = watch.Watch(timeout, blocked_after)
+        self.watch = watch.Watch()
         monkeypatch.setattr(os, "kill", lambda pid, number: self.signals.append(number))
         monkeypatch.setattr(watch, "log_with_stacks", self._note)
         monkeypatch.setattr(watch.log, "warning", lambda text, *args: self.logged.append(text % args))

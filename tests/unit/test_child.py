@@ -1,0 +1,64 @@
+"""What a worker process says of its start and its end, in words."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any, cast
+
+import pytest
+
+from acme_wsgi import child as child_
+from acme_wsgi.errors import BootError, ConfigError, Problem
+from acme_wsgi.limits import ResourceError
+from acme_wsgi.scoreboard import Scoreboard
+
+
+@pytest.mark.parametrize(
+    ("failures", "pause"), [(0, 0.0), (1, 0.1), (2, 0.2), (5, 1.6), (9, 25.6), (10, 30.0), (10**6, 30.0)]
+)
+def test_pauses_before_a_new_start_double_up_to_a_bound(failures: int, pause: float) -> None:
+    assert child_.backoff(failures) == pytest.approx(pause)
+
+
+def test_an_end_in_words() -> None:
+    assert child_.ended_how(3 << 8) == "exited with status 3"
+    assert child_.ended_how(signal.SIGSEGV) == "was ended by SIGSEGV"
+    assert child_.ended_how(50) == "was ended by signal 50"
+
+
+def child(said: object = None, **facts: Any) -> child_.Child:
+    slot = Scoreboard(1).slot(0)
+    text = b"" if said is None else json.dumps(said).encode() + b"\n"
+    stacks = cast(Any, None)
+    return child_.Child(
+        pid=4711,
+        slot=slot,
+        number=1,
+        generation=cast(Any, None),
+        stacks=stacks,
+        forked=0.0,
+        report=-1,
+        said=text,
+        **facts,
+    )
+
+
+def test_what_a_worker_said_of_its_failed_start_is_what_is_raised() -> None:
+    error = child_.start_error(child({"where": "route /*", "cause": "E: x", "traceback": "T"}), 3 << 8, "")
+    assert isinstance(error, BootError)
+    assert (error.where, error.cause, error.traceback) == ("route /*", "E: x", "T")
+    error = child_.start_error(child({"problems": [["f", 1, 2, "k", "bad", None]]}), 78 << 8, "")
+    assert isinstance(error, ConfigError) and error.problems == (Problem("f", 1, 2, "k", "bad"),)
+    error = child_.start_error(child({"limit": "too small"}), 1 << 8, "")
+    assert isinstance(error, ResourceError) and str(error) == "too small"
+
+
+@pytest.mark.parametrize("said", [b"", b'{"where": "rou'])
+def test_a_worker_that_died_without_a_word_is_told_with_its_stacks(said: bytes) -> None:
+    dead = child(killed="was starting for 700.0 s")
+    dead.said = said
+    error = child_.start_error(dead, signal.SIGKILL, "in f")
+    assert isinstance(error, BootError)
+    assert error.cause == "was ended by SIGKILL while starting (was starting for 700.0 s)"
+    assert error.traceback == "in f"
