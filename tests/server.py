@@ -19,9 +19,9 @@
 
 Unless a test says otherwise there is one worker, host and port are 127.0.0.1 and one that the kernel chooses,
 the runtime_dir is its own, and workers run as whoever runs the tests. The server says through NOTIFY_SOCKET
-that it is ready and where it listens: nothing is guessed or polled. After the test each server that still runs
-gets SIGTERM and must exit with status 0; no log may hold a traceback or a line of level error or above, unless
-the test set `server.errors_expected = True`; and no process may be left.
+that it is ready and where it listens: nothing is guessed or polled. After the test each server that still
+runs gets SIGTERM and must exit with status 0; no log may hold a traceback or a line of level error or above,
+unless the test set `server.errors_expected = True`; and no process may be left.
 """
 
 from __future__ import annotations

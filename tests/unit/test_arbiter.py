@@ -1,4 +1,4 @@
-"""The arbiter's answers to orders, without processes; its life with workers: integration/test_processes.py."""
+"""The arbiter's answers to orders, without processes; with workers: integration/test_processes.py."""
 
 from __future__ import annotations
 

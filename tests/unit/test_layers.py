@@ -70,8 +70,8 @@ ONE_ROOM = (4, 5, 6, 7)
 # before the fork, and its functions run after it.
 WITHOUT_GEVENT = (
     "arbiter", "reload", "upgrade", "status", "crew", "generation", "child", "watch", "stacks", "sockets",
-    "handover", "systemd", "control", "history", "worker", "privileges", "pidfile", "rundir", "procfs", "limits", "cpus",
-    "config", "cli", "log", "errors", "units", "__main__",
+    "handover", "systemd", "pidfile", "control", "history", "worker", "privileges", "rundir", "procfs",
+    "limits", "cpus", "config", "cli", "log", "errors", "units", "__main__",
 )  # fmt: skip
 AFTER_THE_FORK = ("worker",)
 
