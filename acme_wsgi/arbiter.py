@@ -99,7 +99,7 @@ class Arbiter:
         self.home = upgrade.logical_directory(self.environ)
         self._handover = handover.take(self.environ)
         self.manager = Manager(self.environ)
-        self._account = privileges.account(server.user, server.group)
+        self._account = privileges.account(server.user, server.group, self.config.origins)
         logs.prepare(self.config.logging, self._owner())
         logs.setup(self.config.logging, process="arbiter")
         worker.name_process("acme: arbiter")
