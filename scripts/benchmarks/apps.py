@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,3 +24,34 @@ def pid(environ: dict[str, Any], start_response: StartResponse) -> Iterable[byte
     body = b"%d" % os.getpid()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
+
+
+def mark(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    """Answers with the worker's process id and the query: whose answer it is, and to what."""
+    body = b"%d %b" % (os.getpid(), environ["QUERY_STRING"].encode("latin-1"))
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+SPIN = 0.005
+WAIT = 0.05
+
+
+def spin(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    """Takes 5 ms of the processor, however long that lasts; then as hello."""
+    end = time.thread_time() + SPIN
+    while time.thread_time() < end:
+        pass
+    return hello(environ, start_response)
+
+
+def wait(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    """Waits 50 ms, as for a database, and lets others run meanwhile; then as hello."""
+    time.sleep(WAIT)
+    return hello(environ, start_response)
+
+
+def sleep(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    """Answers after as many seconds as the query says, none without a query."""
+    time.sleep(float(environ["QUERY_STRING"] or 0))
+    return hello(environ, start_response)

@@ -6,8 +6,11 @@ A run with a socket error or an answer other than 2xx/3xx raises, unless the cal
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,21 +102,66 @@ def wrk(
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(_WRK_REPORT)
         script.flush()
-        command = [
-            "wrk",
-            "-t1",
-            f"-c{connections}",
-            f"-d{max(1, round(seconds))}s",
-            "--latency",
-            "--timeout",
-            f"{timeout:.0f}s",
-            "-s",
-            script.name,
-        ]
-        for name, value in (headers or {}).items():
-            command += ["-H", f"{name}: {value}"]
+        command = _wrk_command(script.name, max(1, round(seconds)), connections, headers, timeout)
         output = _run([*command, url], cores, seconds + timeout + 60)
     return read_wrk(output, count_errors=count_errors)
+
+
+def _wrk_command(
+    script: str, seconds: int, connections: int, headers: dict[str, str] | None, timeout: float
+) -> list[str]:
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
+    command += ["--timeout", f"{timeout:.0f}s", "-s", script]
+    for name, value in (headers or {}).items():
+        command += ["-H", f"{name}: {value}"]
+    return command
+
+
+class GoingWrk:
+    """A wrk that goes on until it is told to end."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def finish(self) -> Load:
+        """End it; its errors are counted. Raises LoadFailed when it ended by itself or says nothing."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        try:
+            output, errors = self._process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            raise LoadFailed("wrk didn't end when it was told to") from None
+        if self._process.returncode != 0:
+            raise LoadFailed(f"wrk failed ({self._process.returncode}): {(errors or output)[-500:]}")
+        return read_wrk(output, count_errors=True)
+
+
+@contextmanager
+def wrk_going(
+    url: str,
+    cores: frozenset[int] | None,
+    *,
+    connections: int,
+    headers: dict[str, str] | None = None,
+    timeout: float = 10.0,
+) -> Iterator[GoingWrk]:
+    """A closed loop meanwhile, until `finish` or the end. With `Connection: close` each is a new one."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(_WRK_REPORT)
+        script.flush()
+        process = subprocess.Popen(
+            [*_wrk_command(script.name, 86400, connections, headers, timeout), url],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: pin(cores),
+        )
+        try:
+            yield GoingWrk(process)
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def read_wrk(output: str, *, count_errors: bool = False) -> Load:

@@ -41,6 +41,11 @@ class ProcessTree:
     def __init__(self, root: int) -> None:
         self.root = root
         self.stopped = False
+        self._session = root
+
+    def follow(self, root: int) -> None:
+        """The server has replaced itself: its root is another process from now on, the session stays."""
+        self.root = root
 
     def pids(self) -> list[int]:
         """The living members, the root first; zombies count until they are reaped."""
@@ -49,7 +54,7 @@ class ProcessTree:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and (stat := _stat(pid := int(entry.name))) is not None:
                 parents[pid] = int(stat[_PPID])
-                if int(stat[_SESSION]) == self.root:
+                if int(stat[_SESSION]) == self._session:
                     members.append(pid)
         for pid in parents:
             above, seen = pid, set()

@@ -9,7 +9,7 @@ import http.client
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from .apps import HELLO
 from .errors import Failed
 from .machine import Cores, free_port, pin
 from .peers import Launch, Peer, Site
-from .processes import ProcessTree
+from .processes import ProcessTree, alive
 
 START_PATIENCE = 30.0  # seconds from the command to the first right answer
 
@@ -55,6 +55,7 @@ def running(
     descriptors: int = 20_000,
     access_log: bool = False,
     log_buffer: str | None = None,
+    keys: Mapping[str, str | int | float] | None = None,
 ) -> Iterator[Server]:
     """Start `peer` in a private directory below `base`, yield it once it answers, stop it whatever happens.
 
@@ -73,6 +74,7 @@ def running(
             descriptors,
             directory / "access.log" if access_log else None,
             log_buffer,
+            keys or {},
         )
         with open(directory / "output", "wb") as output:
             process = subprocess.Popen(
@@ -93,7 +95,7 @@ def running(
             except Failed as failure:  # what the server itself said belongs to it
                 ended = "" if process.poll() is None else f"; it ended, status {process.returncode}"
                 raise ServerFailed(f"{failure}{ended}\n{_tail(directory)}".rstrip()) from failure
-            if not tree.stopped and process.poll() is not None:
+            if not tree.stopped and not alive(tree.root):
                 raise ServerFailed(
                     f"{peer.name} ended by itself, status {process.returncode}\n{_tail(directory)}"
                 )

@@ -10,14 +10,13 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from scripts.benchmarks.closed_loop import ClosedLoop, Failure
+from scripts.benchmarks.closed_loop import Failure
 from scripts.benchmarks.holders import _ask
 from scripts.benchmarks.load import BROWSER_HEADERS, LoadFailed, read_h2load_log, read_wrk
 from scripts.benchmarks.machine import Cores, MachineError
@@ -160,39 +159,6 @@ def test_every_peer_writes_a_configuration_with_the_launch_in_it(tmp_path: Path)
         written = " ".join(command) + "".join(p.read_text() for p in directory.rglob("*") if p.is_file())
         assert "40123" in written
         assert log is None or str(log) in written
-
-
-def serve_pids(pids: list[bytes]) -> tuple[socket.socket, threading.Thread]:
-    """A server that answers each connection once with the next of `pids`, then closes it unanswered."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        for pid in pids:
-            client, _ = listener.accept()
-            with client:
-                client.recv(4096)
-                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(pid), pid))
-                client.recv(4096)
-        listener.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    return listener, thread
-
-
-def test_the_closed_loop_knows_whose_request_was_lost() -> None:
-    listener, thread = serve_pids([b"71", b"72"])
-    address = listener.getsockname()
-    loop = ClosedLoop(address, 1, patience=0.2)
-    with pytest.raises(ConnectionError):  # the listener goes after two: the loop gives up after its patience
-        loop.run(time.monotonic() + 10)
-    thread.join()
-    loop.close()
-    assert loop.outcome.answered == 2
-    assert loop.outcome.by_worker == {71: 1, 72: 1}
-    assert [failure.worker for failure in loop.outcome.failures[:2]] == [71, 72]
-    # One more may have stood in the queue when the listener closed, and was reset.
-    assert loop.outcome.failures[-1].how == "refused"
 
 
 def test_failures_are_excused_by_a_kill_or_not_at_all() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+from pathlib import Path
 
-from .base import BIN, Launch, Peer, PeerUnavailable
+from .base import BIN, CHECKOUT, Launch, Peer, PeerUnavailable
 
 # Everything not named here is as shipped: timeouts, limits and counting are on.
 _SERVER = """\
@@ -14,6 +16,7 @@ server:
   workers: {workers}
   max_connections: {connections}
   keep_alive_timeout: 1h
+  runtime_dir: {runtime_dir}
 """
 _ROUTES = """\
 routes:
@@ -53,10 +56,18 @@ class Acme(Peer):
         directory = launch.directory / "conf.d"
         directory.mkdir()
         connections = launch.connections + 64 * launch.workers
+        keys = dict(launch.keys)
+        if os.geteuid() == 0:
+            keys["user"] = "root"  # its directory is root's
+        server = _SERVER.format(
+            host=launch.host,
+            port=launch.port,
+            workers=launch.workers,
+            connections=connections,
+            runtime_dir=self.runtime_dir(launch),
+        )
         (directory / "10-server.yaml").write_text(
-            _SERVER.format(
-                host=launch.host, port=launch.port, workers=launch.workers, connections=connections
-            )
+            server + "".join(f"  {key}: {value}\n" for key, value in keys.items())
         )
         (directory / "20-routes.yaml").write_text(_ROUTES.format(site=launch.site))
         logged = launch.access_log is not None
@@ -64,3 +75,14 @@ class Acme(Peer):
             _LOGGING.format(enabled=str(logged).lower(), output=launch.access_log or "stdout")
         )
         return [str(BIN / "acme-wsgi"), "-c", str(directory)]
+
+    def environment(self) -> dict[str, str]:
+        """What is measured is this checkout, whatever is installed."""
+        environment = super().environment()
+        environment["PYTHONPATH"] += f"{os.pathsep}{CHECKOUT}"
+        return environment
+
+    @staticmethod
+    def runtime_dir(launch: Launch) -> Path:
+        """Where the control socket is."""
+        return launch.directory / "run"

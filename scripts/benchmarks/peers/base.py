@@ -10,15 +10,17 @@ import os
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
 SCRIPTS = Path(__file__).resolve().parents[2]
+CHECKOUT = SCRIPTS.parent
 BIN = Path(sys.executable).parent
 
-# What is served at `/`: "hello" answers 13 bytes, "pid" the id of the worker process that answered.
-Site = Literal["hello", "pid"]
+# What is served at `/`, by name of the application in benchmarks.apps. nginx has "hello" and "pid" alone.
+Site = Literal["hello", "pid", "mark", "spin", "wait", "sleep"]
 
 
 class PeerUnavailable(Exception):
@@ -30,7 +32,8 @@ class Launch:
     """How a server is to be started.
 
     `directory` is private to this run; `connections` is the number it must be able to hold at once over all
-    workers, each of which gets room for `descriptors`.
+    workers, each of which gets room for `descriptors`. `keys` are further ones of ACME's section `server`,
+    for scenarios about what these keys do.
     """
 
     directory: Path
@@ -42,6 +45,7 @@ class Launch:
     descriptors: int = 20_000
     access_log: Path | None = None
     log_buffer: str | None = None  # nginx's `buffer=`, "64k"
+    keys: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
 class Peer(ABC):

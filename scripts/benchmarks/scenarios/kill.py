@@ -9,7 +9,8 @@ import random
 import signal
 import time
 
-from ..closed_loop import REFUSED, ClosedLoop, Failure
+from ..answers import REFUSED
+from ..closed_loop import ClosedLoop, Failure
 from ..peers import Peer
 from ..report import Column, Table
 from ..server import running
