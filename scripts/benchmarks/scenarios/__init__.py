@@ -8,9 +8,13 @@ from .hello import Hello
 from .idle import Idle
 from .kill import Kill
 from .memory import MemoryOverTime
+from .overload import Overload
+from .reload import Reload
+from .stop import Stop
 
 SCENARIOS: dict[str, Scenario] = {
-    scenario.name: scenario for scenario in (Hello(), Connections(), Idle(), MemoryOverTime(), Kill())
+    scenario.name: scenario
+    for scenario in (Hello(), Connections(), Idle(), MemoryOverTime(), Kill(), Reload(), Overload(), Stop())
 }
 
 __all__ = ["SCENARIOS", "Context", "Scenario", "ScenarioFailed"]
