@@ -43,6 +43,7 @@ from typing import Any, TypedDict, Unpack
 
 import yaml
 
+from acme_wsgi.cli import client
 from tests.wire import DEADLINE, Reply, Wire
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,6 +162,22 @@ class Server:
             seconds,
         )
         return found
+
+    # -- telling it what to do
+
+    def order(self, verb: str, arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Give it an order through its control socket; returns its last answer, be that a yes or a no."""
+        answers = client.converse(str(self.cwd / "run"), verb, arguments, timeout=START_DEADLINE)
+        return list(answers)[-1]
+
+    def status(self) -> dict[str, Any]:
+        """What it says of itself."""
+        return self.order("status")
+
+    def configure(self, config: str | Mapping[str, Any]) -> None:
+        """Write the test's configuration anew; the next reload reads it."""
+        text = config if isinstance(config, str) else yaml.safe_dump(dict(config))
+        (self.cwd / "conf.d" / "50-test.yaml").write_text(text)
 
     # -- ending it
 

@@ -1,4 +1,4 @@
-"""Following the next program, with processes that only play one; live: integration/test_reload_live.py."""
+"""Following the next program, with processes that only play one; real: integration/test_upgrade_live.py."""
 
 from __future__ import annotations
 
