@@ -36,6 +36,7 @@ def test_the_clients_see_what_a_killed_worker_had_in_its_hands(acme: Launcher) -
 
 def test_a_worker_that_is_told_to_leave_loses_nothing(acme: Launcher) -> None:
     server = acme(app="shop:app", workers=2, files={"shop.py": MARK})
+    server.errors_expected = True  # nobody told the arbiter: to it a worker is missing
     with under_load(server) as outcome:
         for _ in range(4):
             victim = server.worker_pids()[0]
