@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from acme_wsgi.control import MAX_PENDING, PROTOCOL, SOCKET, peer
+from acme_wsgi.log import escape
 from acme_wsgi.rundir import ControlError
 
 TIMEOUT = 10.0
@@ -24,6 +25,7 @@ TIMEOUT = 10.0
 
 _CHUNK = 64 << 10
 _RETRY = 0.05
+_LIMIT = 2000
 
 
 class NotRunning(ControlError):
@@ -31,14 +33,19 @@ class NotRunning(ControlError):
 
 
 class Refused(ControlError):
-    """The server answered that it can't or won't.
+    """The server answered that it can't or won't. Unlike the answer, the message can be shown as it is.
 
     :ivar answer: its whole last line
     """
 
     def __init__(self, reason: str, answer: dict[str, Any]) -> None:
-        super().__init__(reason)
+        super().__init__("\n".join(map(shown, reason.splitlines())))
         self.answer = answer
+
+
+def shown(value: object) -> str:
+    """A text of the server's as a terminal may show it: in one line, not endless, without controls."""
+    return escape.text(str(value), _LIMIT)
 
 
 def call(

@@ -9,23 +9,28 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from acme_wsgi import __version__
-from acme_wsgi.cli import Verb, config, validate
+from acme_wsgi.cli import Verb, config, reload, restart, start, status, stop, validate
 from acme_wsgi.errors import EX_CONFIG, AcmeError
 
-VERBS: tuple[Verb, ...] = (validate, config)
+VERBS: tuple[Verb, ...] = (start, stop, restart, reload, status, validate, config)
 
 _EPILOG = f"""\
 exit status:
-  0             done; for validate: the configuration can be used
-  1             it could not be done
+  0             done; for status: it serves; for validate: the configuration can be used
+  1             it could not be done; for status: it runs, but does not serve
   2             wrong usage
+  3             for status: no server runs; for start and restart: an application can't be loaded
   {EX_CONFIG}            the configuration is wrong
 
 examples:
+  acme-server start --daemon -c /etc/acme/conf.d
+  acme-server reload --wait
+  acme-server stop
   acme-server validate --config /etc/acme/conf.d
   acme-server config --origins
   acme-server config --defaults --json
@@ -67,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AcmeError as error:
         print(error, file=sys.stderr)
         return int(getattr(error, "exit_status", 1))
+    except KeyboardInterrupt:  # what the server was told to do goes on
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader (`| head`) has seen enough; nothing may be written at exit any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
