@@ -32,6 +32,9 @@ CLOSE_TIMEOUT = 1.0
 REPORT_INTERVAL = 10.0
 """Seconds between two reports of losses; the first comes at once."""
 
+FILE_MODE = 0o640
+"""Permissions of a log file that is created."""
+
 _GATHER = 64 << 10  # small lines are written together up to this many bytes
 _STANDARD = {"stdout": 1, "stderr": 2}
 _SYNCHRONOUS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP}
@@ -252,6 +255,12 @@ class Sink:
         return done
 
     def _switch(self, order: _Descriptor) -> None:
+        old, new = os.fstat(self._fd), os.fstat(order.fd)
+        if stat.S_ISREG(old.st_mode) and not os.path.samestat(old, new):
+            # A server in the background has its standard output in the log as well: it goes along.
+            for standard in _STANDARD.values():
+                if _leads_to(standard, old):
+                    os.dup2(order.fd, standard)
         # dup2 changes the file under an unchanged number: at no moment would a fork copy a closed descriptor.
         os.dup2(order.fd, self._fd, inheritable=False)
         os.close(order.fd)
@@ -262,10 +271,17 @@ class Sink:
             os.close(fd)
 
 
+def _leads_to(descriptor: int, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file)
+    except OSError:  # closed
+        return False
+
+
 def _open(path: str) -> int:
     """Open a log file for appending. Without O_NONBLOCK a FIFO that nobody reads would block the caller."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-    return os.open(path, flags, 0o640)
+    return os.open(path, flags, FILE_MODE)
 
 
 def _pieces(fd: int, data: bytes) -> Iterator[memoryview]:
@@ -298,7 +314,7 @@ _all_sinks: weakref.WeakSet[Sink] = weakref.WeakSet()
 def open_sink(output: str) -> Sink:
     """The sink of an output, shared by all logs of the process; each use of it ends in close().
 
-    :param output: "stdout", "stderr" or an absolute path, created (mode 0640) if it isn't there
+    :param output: "stdout", "stderr" or an absolute path, created (FILE_MODE) if it isn't there
     :raises OSError: the path can't be opened
     """
     sink = _sinks.get(output)

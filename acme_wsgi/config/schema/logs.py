@@ -47,8 +47,8 @@ class Rotation:
         None, "rotate a file that grew to this size", unit="size", minimum=4096, example="100MB"
     )
     age: float | None = key(None, "rotate a file this old", unit="duration", minimum=60, example="1d")
-    count: int = key(7, "rotated files kept", maximum=10_000)
-    compress: bool = key(False, "gzip rotated files")
+    count: int = key(7, "rotated files kept of each log", maximum=10_000)
+    compress: bool = key(False, "gzip rotated files, in a process of its own")
 
 
 @section
@@ -71,4 +71,4 @@ class Logging:
         (), "fields added to every json and logfmt line, by name", check=grammar.log_field,
         example="{service: shop}",
     )  # fmt: skip
-    rotation: Rotation = key(Rotation(), "rotation of log files by the server itself", built=False)
+    rotation: Rotation = key(Rotation(), "rotation of log files by the server itself")

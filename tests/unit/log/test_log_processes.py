@@ -293,3 +293,42 @@ log.close(10)
 assert not [name for name in sys.modules if name.partition(".")[0] in ("gevent", "greenlet")]
 """
     assert run(code).stderr.endswith(b": x\n")
+
+
+def test_a_standard_output_in_the_log_goes_along_to_the_new_file(tmp_path):
+    """A server in the background: what an application prints is in its log, also after a rotation."""
+    code = """
+from acme_wsgi import log
+from acme_wsgi.log.sink import open_sink
+path = sys.argv[1]
+sink = open_sink(path)
+def everywhere(word):
+    sink.put(b"log %s\\n" % word, 1)
+    assert sink.drain(10)
+    for number in (1, 2):
+        os.write(number, b"%d %s\\n" % (number, word))
+everywhere(b"before")
+log.reopen_all()
+everywhere(b"same file")
+os.rename(path, path + ".1")
+log.reopen_all()
+everywhere(b"after")
+assert os.get_inheritable(1) and os.get_inheritable(2)
+other = os.open(path + ".other", os.O_WRONLY | os.O_CREAT)
+os.dup2(other, 2)
+os.close(1)
+os.rename(path, path + ".2")
+log.reopen_all()
+sink.put(b"end\\n", 1)
+assert sink.drain(10)
+os.write(2, b"not in the log\\n")
+"""
+    path = tmp_path / "log"
+    with path.open("ab") as standard:
+        run(code, str(path), stdout=standard, stderr=standard)
+    assert path.with_name("log.1").read_text().splitlines() == [
+        f"{who} {word}" for word in ("before", "same file") for who in ("log", "1", "2")
+    ]
+    assert path.with_name("log.2").read_text() == "log after\n1 after\n2 after\n"
+    assert path.read_text() == "end\n"
+    assert path.with_name("log.other").read_text() == "not in the log\n"
