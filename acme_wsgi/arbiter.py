@@ -322,7 +322,8 @@ class Arbiter:
         self.crew.stop(quick=quick)
 
     def _tell_failure(self, error: AcmeError) -> None:
-        if self.config.logging.output != "stderr":  # whoever raised it goes on to tell it there
+        section = self.config.logging
+        if (section.error.output or section.output) != "stderr":  # whoever raised it goes on to tell it there
             trace = getattr(error, "traceback", "")
             log_with_stacks(logging.CRITICAL, f"cannot start: {error}", trace)
 
@@ -389,6 +390,8 @@ class Arbiter:
         for number in _SIGNALS:
             if number != signal.SIGHUP:  # the arbiter's alone; a terminal sends it to us as well
                 signal.signal(number, signal.SIG_DFL)
+        # A rotation at this moment is no reason to die: no log is open yet.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.signal(STACK_SIGNAL, signal.SIG_IGN)  # until it has somewhere to write to
         for descriptor in self._pipe:
             os.close(descriptor)

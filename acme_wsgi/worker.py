@@ -274,7 +274,7 @@ class _Orders:
         """Nothing is served yet: every stop is immediate, whatever the application's import is doing."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, lambda *_: os._exit(0))
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, self._note)  # the logs may be open already, with the old files
 
     def obey(self) -> None:
         """From here on signals are noted down and wake the hub through a pipe, so that none is seen late."""
@@ -282,6 +282,8 @@ class _Orders:
         from gevent.event import Event
 
         self._wake = Event()
+        if self.reopen:
+            self._wake.set()
         self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watcher = gevent.get_hub().loop.io(self._pipe[0], 1)
         self._watcher.start(self._woken)
@@ -291,9 +293,14 @@ class _Orders:
         signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
 
     def wait(self, seconds: float) -> None:
-        """Let the hub run until a signal came or the time is over."""
+        """Let the hub run until a signal came or the time is over; logs are reopened here, in a drain too."""
         self._wake.wait(seconds)
         self._wake.clear()
+        if self.reopen:
+            from acme_wsgi import log as logs
+
+            self.reopen = False
+            logs.reopen_all()
 
     def _woken(self) -> None:
         # A byte a signal; Python ran their handlers, and so set the flags, before it entered this function.
@@ -313,13 +320,8 @@ class _Orders:
 
 def _serve(task: Assignment, engine: Engine, slot: Slot, orders: _Orders) -> None:
     """Serve until told to stop or orphaned, then let go of everything in the order that loses the least."""
-    from acme_wsgi import log as logs
-
     while not orders.stop:
         orders.wait(_ORPHAN_CHECK)
-        if orders.reopen:
-            orders.reopen = False
-            logs.reopen_all()
         if os.getppid() != task.arbiter and not orders.stop:
             log.error("the arbiter (pid %d) is gone: stopping", task.arbiter)
             os.kill(os.getpid(), signal.SIGTERM)
