@@ -100,7 +100,7 @@ class Arbiter:
         self._handover = handover.take(self.environ)
         self.manager = Manager(self.environ)
         self._account = privileges.account(server.user, server.group, self.config.origins)
-        logs.prepare(self.config.logging, self._owner())
+        logs.prepare(self.config.logging, owner=self._owner())
         logs.setup(self.config.logging, process="arbiter")
         worker.name_process("acme: arbiter")
         try:
@@ -297,7 +297,7 @@ class Arbiter:
         )
 
     def _reopen(self) -> None:
-        logs.prepare(self.config.logging, self._owner())
+        logs.prepare(self.config.logging, owner=self._owner())
         logs.reopen_all()
         self.crew.tell_all(signal.SIGUSR1)
         log.info("logs reopened")

@@ -5,10 +5,14 @@ Knows configuration, wire and files; the formatters themselves are tested with t
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import re
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +196,151 @@ def test_logs_are_reopened(acme: Launcher, tmp_path: Path) -> None:
     numbers = sorted(int(number) for number in re.findall(r"/hello\?(\d+) ", written))
     assert numbers == list(range(1, asked + 1))
     assert access.read_text(), "the new file is in use"
+
+
+def rotated(path: Path) -> list[Path]:
+    """The files of a log, the youngest first."""
+    numbers = {int(each.name.split(".")[1]): each for each in path.parent.glob(f"{path.name}.[0-9]*")}
+    assert sorted(numbers) == list(range(1, len(numbers) + 1)), "no gap, and none twice"
+    return [path, *(numbers[number] for number in sorted(numbers))]
+
+
+def read(path: Path) -> str:
+    return (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
+
+
+def ask_numbers(server: Server, numbers: Iterable[int], status: int = 200) -> None:
+    with server.connect() as wire:
+        for number in numbers:
+            assert wire.request(f"/hello?{number}").status == status
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_the_server_rotates_its_logs(acme: Launcher, tmp_path: Path, compress: bool) -> None:
+    """Under load from several clients, two workers: every request exactly once over all files."""
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    access, error = directory / "access", directory / "error"
+    config = logging(
+        output=str(error),
+        access={"format": "combined", "output": str(access)},
+        rotation={"size": "64KB", "count": 1000, "compress": compress},
+    )
+    server = acme(config, app=APP, workers=2)
+    asked, lock = 0, threading.Lock()
+
+    def client() -> None:
+        nonlocal asked
+        while len(list(directory.glob("access.*"))) < 6:
+            with lock:
+                numbers = range(asked, asked + 100)
+                asked += 100
+            ask_numbers(server, numbers)
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(client) for _ in range(4)]:
+            done.result(60)
+    if compress:
+        wait_until(
+            lambda: [each.suffix for each in rotated(access)[1:]] == [".gz"] * (len(rotated(access)) - 1),
+            "all rotated files compressed",
+            30,
+        )
+    server.stop()
+    assert not list(directory.glob("*.tmp"))
+    found = re.findall(r"/hello\?(\d+) ", "".join(map(read, rotated(access))))
+    assert sorted(map(int, found)) == list(range(asked))
+    for each in rotated(access)[1:]:
+        assert len(read(each)) >= 64 << 10, "due when it was rotated"
+        assert each.stat().st_mode & 0o777 == 0o640
+    assert len(re.findall(rf"rotated {access} \(", "".join(map(read, rotated(error))))) == (
+        len(rotated(access)) - 1
+    )
+
+
+def test_a_worker_that_boots_during_a_rotation_finds_the_new_file(acme: Launcher, tmp_path: Path) -> None:
+    """Its error log is open while the application loads; SIGUSR1 then isn't lost, and ends nobody."""
+    error = tmp_path / "error"
+    source = (
+        "import os, pathlib, time\n"
+        "pathlib.Path('loading').write_text(str(os.getpid()))\n"
+        "while os.path.exists('wait'):\n"
+        "    time.sleep(0.01)\n"
+        "from tests.apps.basic import app\n"
+    )
+    server = acme(logging(output=str(error)), app="slow:app", files={"slow.py": source})
+    (server.cwd / "wait").touch()
+    (old,) = server.worker_pids()
+    os.kill(old, signal.SIGKILL)
+
+    loading = server.cwd / "loading"
+    new = int(
+        wait_until(lambda: loading.read_text() not in ("", str(old)) and loading.read_text(), "a new worker")
+    )
+    error.rename(tmp_path / "error.1")
+    server.tell(signal.SIGUSR1)
+    wait_until(lambda: "logs reopened" in "\n".join(lines(error)), "the new error log")
+    (server.cwd / "wait").unlink()
+    assert server.get("/raise").status == 500
+    wait_until(lambda: "RuntimeError: asked for" in error.read_text(), "its error in the new file")
+    assert server.worker_pids() == [new]
+
+
+def test_logs_that_cannot_be_rotated_do_not_stop_the_server(acme: Launcher, tmp_path: Path) -> None:
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    access = directory / "access"
+    config = logging(access={"format": "common", "output": str(access)}, rotation={"size": "4KB", "count": 3})
+    server = acme(config, app=APP)
+    ask_numbers(server, range(3))
+    wait_lines(access, 3)
+    moved = directory.rename(tmp_path / "moved")
+    server.wait_for_log(rf"can't rotate {access}: No such file or directory")
+    ask_numbers(server, range(3, 100))
+    wait_lines(moved / "access", 100)
+    directory.mkdir()
+    wait_until(access.exists, "the file in the directory that is back", 30)
+
+    def arrives() -> bool:
+        ask_numbers(server, [100])
+        return bool(lines(access))
+
+    wait_until(arrives, "a line in it")
+    assert server.stop().stderr.count("can't rotate") == 1
+
+
+# ------------------------------------------------------------------- errors apart, fields, a sample
+
+
+def test_errors_are_apart_and_all_requests_that_failed_are_logged(acme: Launcher, tmp_path: Path) -> None:
+    main, errors, access = (tmp_path / name for name in ("main", "errors", "access"))
+    config = logging(
+        format="json",
+        output=str(main),
+        error={"output": str(errors)},
+        access={"format": "json", "output": str(access), "sample": "0%"},
+        fields={"service": "shop", "instance": "${INSTANCE}"},
+    )
+    server = acme(config, app=APP, env={"INSTANCE": "blue"})
+    server.get("/hello")
+    server.get("/raise")
+    server.stop()
+    (failed,) = (json.loads(line) for line in lines(errors))
+    assert (failed["level"], failed["logger"]) == ("error", "acme.connection")
+    assert {json.loads(line)["level"] for line in lines(main)} == {"info"}
+    (request,) = (json.loads(line) for line in lines(access))
+    assert (request["target"], request["status"], request["sample"]) == ("/raise", 500, 1)
+    for line in [*lines(main), *lines(errors), *lines(access)]:
+        assert json.loads(line).items() >= {"service": "shop", "instance": "blue"}.items()
+
+
+def test_a_field_that_lines_have_already_is_refused(acme: Launcher) -> None:
+    ended = acme.fails(logging(fields={"status": "x", "a b": "y"}), app=APP)
+    assert ended.status == 78
+    assert (
+        "logging.fields.status: found 'status', allowed: a name that lines don't have already" in ended.stderr
+    )
+    assert "logging.fields.a b: found 'a b', allowed: a name of letters" in ended.stderr
 
 
 def test_signals_alone_do_no_harm(acme: Launcher) -> None:
