@@ -14,23 +14,25 @@ import sys
 from collections.abc import Sequence
 
 from acme_wsgi import __version__
-from acme_wsgi.cli import Verb, config, reload, restart, start, status, stop, validate
+from acme_wsgi.cli import Verb, config, logs, reload, restart, start, stats, status, stop, validate
 from acme_wsgi.errors import EX_CONFIG, AcmeError
 
-VERBS: tuple[Verb, ...] = (start, stop, restart, reload, status, validate, config)
+VERBS: tuple[Verb, ...] = (start, stop, restart, reload, status, stats, logs, validate, config)
 
 _EPILOG = f"""\
 exit status:
   0             done; for status: it serves; for validate: the configuration can be used
   1             it could not be done; for status: it runs, but does not serve
   2             wrong usage
-  3             for status: no server runs; for start and restart: an application can't be loaded
+  3             for status, stats, logs: no server runs; for start, restart: an application can't be loaded
   {EX_CONFIG}            the configuration is wrong
 
 examples:
   acme-server start --daemon -c /etc/acme/conf.d
   acme-server reload --wait
   acme-server stop
+  acme-server stats --watch
+  acme-server logs --follow
   acme-server validate --config /etc/acme/conf.d
   acme-server config --origins
   acme-server config --defaults --json
