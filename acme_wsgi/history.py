@@ -31,6 +31,9 @@ WINDOW = 10
 PSS_EVERY = 5.0
 """Seconds between two measurements of one process's memory: the kernel walks all its pages for it."""
 
+MEASURE_BUDGET = 0.01
+"""Seconds that one sample spends on measuring memory: where processes are huge, each gets its turn later."""
+
 _STATES = {READY: "ready", DRAINING: "draining"}
 _EDGES = bucket_edges()
 _FAMILIES = ("1xx", "2xx", "3xx", "4xx", "5xx")
@@ -200,8 +203,11 @@ class History:
         """Measure the memory of a fifth of the processes, those whose last measurement is oldest."""
         processes = [self._own, *(worker.process for worker in self._workers.values())]
         due = sorted((each for each in processes if now - each.measured > PSS_EVERY - 0.5), key=_measured)
+        begun = time.monotonic()
         for process in due[: -(-len(processes) // int(PSS_EVERY))]:
             process.measure(now)
+            if time.monotonic() - begun > MEASURE_BUDGET:
+                break
 
     # -- answers ----------
 

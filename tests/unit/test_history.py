@@ -295,6 +295,18 @@ def test_memory_is_measured_every_five_seconds_and_not_of_all_at_once(kernel: Ke
     assert past.stats()["pss"] == OWN + sum(pids.values()) and past.stats()["pss_exact"] is True
 
 
+def test_processes_that_take_long_to_measure_wait_for_their_turn(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MEASURE_BUDGET", 0.0)  # whatever it takes, it is more
+    past = History(Scoreboard(9))
+    pids = {slot: 10 + slot for slot in range(9)}
+    for second in range(10):
+        past.sample(float(second), pids)
+        assert len(kernel.measured) == second + 1
+    assert sorted(kernel.measured) == sorted((OWN, *pids.values()))
+
+
 def test_the_resident_size_stands_in_where_there_is_no_pss(kernel: Kernel) -> None:
     past = History(Scoreboard(1))
     kernel.memory = {OWN: Memory(rss=5, pss=4), 10: Memory(rss=70)}
