@@ -24,6 +24,7 @@ CYTHON_MODULES = [
     "acme_wsgi.stream",
     "acme_wsgi.body",
     "acme_wsgi.answer",
+    "acme_wsgi.admission",
     "acme_wsgi.connection",
     "acme_wsgi.engine",
     "acme_wsgi.handlers._exchange",

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from acme_wsgi.body cimport Body
 from acme_wsgi.http.h1 cimport Head
 from acme_wsgi.http.writer cimport Plan, Response, Scratch
+from acme_wsgi.reactor cimport Reactor
 from acme_wsgi.scoreboard cimport Slot
 from acme_wsgi.stream cimport Stream
 
@@ -16,10 +17,13 @@ cdef enum:
     LIST_RUN = 4        # a handler runs
     LIST_SEND = 5       # the handler is done, the peer still takes the response
     LIST_LINGER = 6     # answered and half-closed, waiting for the peer's end
+    LIST_QUEUE = 7      # the request is here, but the worker runs as many as it may
+    LIST_GRANTED = 8    # it may run: its turn comes as soon as that of those before it
 
 
 cdef enum:
     INPUT = 65536       # the worker's receive buffer, bytes
+    LOG_BATCH = 128     # so many lines of the access log are handed over at once
 
 
 cdef class Service:
@@ -44,6 +48,12 @@ cdef class Service:
     cdef int64_t timeout_ns
     cdef bint server_field
     cdef bint draining
+    cdef long max_concurrency    # 0 = any
+    cdef long queue_size
+    cdef int64_t queue_ns        # longest time that a request waits to be started
+    cdef bytes shed_head         # of the answer to a request that would have waited longer
+    cdef long shed_untold        # so many of them are not in the error log yet,
+    cdef long gone_untold        # and so many whose clients had left
     cdef str make_id(self)
 
 
@@ -67,6 +77,7 @@ cdef class Answering(Stream):
     cdef void after(self, Request request, bint cut) noexcept
     cdef void linger(self) noexcept
     cdef int discard(self) except -1
+    cdef void part(self) noexcept
     cdef void close(self, bint reset) noexcept
     cdef bint rest_is_here(self, Request request) except? True
     cdef int hand_over(self) except -1
@@ -113,4 +124,5 @@ cdef str HTTP_1_1
 cdef str HTTP_1_0
 
 cdef void call_closer(Request request) noexcept
+cdef void grant(Reactor reactor, Service service) noexcept
 cdef Response error_response(Request request, object error)

@@ -21,7 +21,7 @@ from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.http.chunked cimport Chunked, chunked_next
 from acme_wsgi.http.environ cimport ascii
 from acme_wsgi.http.writer cimport FileBody, write_head, write_interim
-from acme_wsgi.reactor cimport running
+from acme_wsgi.reactor cimport Channel, running
 
 cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
@@ -36,7 +36,6 @@ log = logging.getLogger("acme.answer")
 cdef enum:
     SMALL = 16384            # a body up to this size is copied behind its head
     DRAIN = 262144           # an unread body up to this size is read and dropped, a larger one ends the connection
-    LOG_BATCH = 128
 
 HTTP_1_1 = "HTTP/1.1"
 HTTP_1_0 = "HTTP/1.0"
@@ -229,6 +228,8 @@ cdef class Answering(Stream):
         """The rest of the response is the reactor's business; this greenlet is free."""
         self.reactor.enter(self, LIST_SEND, monotonic_ns())
         self.open_window(self.since_ns)
+        if self.reactor.lists[LIST_QUEUE].length:
+            grant(self.reactor, self.service)
         return 0
 
     cdef int hold_head(self, Request request) except -1:
@@ -419,6 +420,8 @@ cdef class Answering(Stream):
             request.body.over = True
             request.body.stream = None
             request.body.failure = None   # its traceback leads back here
+        if self.reactor.lists[LIST_QUEUE].length:
+            grant(self.reactor, self.service)
 
     cdef void end_body(self, Request request) noexcept:
         """The closer is the application's code and may block: until it returns, the request still runs."""
@@ -465,7 +468,7 @@ cdef class Answering(Stream):
             return
         if request.plan.close:
             if self.readable or self.end > self.start or not request.body.done or request.body is NO_BODY \
-                    and request.close_wanted:
+                    and request.close_wanted or self.service.draining and request.keep_alive:
                 self.linger()
             else:
                 self.close(False)
@@ -504,6 +507,18 @@ cdef class Answering(Stream):
         self.close(False)
         return 0
 
+    cdef void part(self) noexcept:
+        """Let the peer see the end at once, and no reset for what it has sent before it could know."""
+        cdef int rounds
+        shutdown(self.fd, SHUT_WR)
+        try:
+            for rounds in range(DRAIN // INPUT):
+                if self.receive_into(self.service.input, INPUT) <= 0:
+                    break
+        except OSError as error:
+            log.debug("%s: %s", self.address, error)
+        self.close(False)
+
     cdef void close(self, bint reset) noexcept:
         """Close the connection; a request in progress is over."""
         cdef Request request = self.request
@@ -513,6 +528,16 @@ cdef class Answering(Stream):
         self.close_descriptor(reset)
         if request is not None:
             self.finish(request, True)
+
+
+cdef void grant(Reactor reactor, Service service) noexcept:
+    """Whoever has waited longest may run, if there is room; they keep the time since when they wait."""
+    cdef Channel first
+    while reactor.lists[LIST_QUEUE].length \
+            and reactor.lists[LIST_RUN].length + reactor.lists[LIST_GRANTED].length < service.max_concurrency:
+        first = reactor.oldest(LIST_QUEUE)
+        reactor.enter(first, LIST_GRANTED, first.since_ns)
+        reactor.make_ready(first)
 
 
 cdef void log_misfit(Request request) noexcept:

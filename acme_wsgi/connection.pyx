@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The story of a request, in the order it travels; from `respond` on it is told in answer.pyx.
 
-    receive -> take -> begin -> run -> (respond -> finish -> after) -> parked, or closed
+    receive -> take -> (admit) -> begin -> run -> (respond -> finish -> after) -> parked, or closed
 
 A connection holds a greenlet only from `run` to the end of `respond`, and only while its handler blocks or
 streams. Heads that trickle in, small bodies that trickle in, and finished responses that a slow client takes
@@ -15,20 +15,24 @@ import logging
 import re
 import sys
 
-from libc.stdint cimport uint32_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport uint16_t, uint32_t
+from libc.stdlib cimport calloc
+from libc.string cimport memcpy
 
 from acme_wsgi.errors import BodyError, ClientDisconnected, DeadlineExceeded, HTTPError
 from acme_wsgi.http import proxy_protocol
 
+from acme_wsgi.admission cimport Waiting
 from acme_wsgi.answer cimport (
     HTTP_1_0,
     HTTP_1_1,
     INPUT,
     LIST_BODY,
+    LIST_GRANTED,
     LIST_HEAD,
     LIST_IDLE,
     LIST_LINGER,
+    LIST_QUEUE,
     LIST_RUN,
     LIST_SEND,
     NO_BODY,
@@ -38,12 +42,13 @@ from acme_wsgi.answer cimport (
 )
 from acme_wsgi.body cimport Body
 from acme_wsgi.clock cimport monotonic_ns
-from acme_wsgi.http.chunked cimport chunked_next, chunked_start
+from acme_wsgi.http.chunked cimport Chunked, chunked_next, chunked_start
 from acme_wsgi.http.environ cimport ascii, latin1, method_name, put_fields
 from acme_wsgi.http.grammar cimport same_name
 from acme_wsgi.http.h1 cimport Head, normalise_path, read_head
 from acme_wsgi.http.writer cimport Response
 from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE, running
+from acme_wsgi.scoreboard cimport SlotData
 
 cdef extern from "Python.h":
     object PyContext_New()
@@ -67,11 +72,8 @@ cdef str WSGI_EARLY_HINTS = sys.intern("wsgi.early_hints")
 cdef str ACME_REQUEST_ID = sys.intern("acme.request_id")
 
 
-cdef class Connection(Answering):
+cdef class Connection(Waiting):
     """One client."""
-
-    def __dealloc__(self):
-        free(self.scan)
 
     cdef void on_event(self) noexcept:
         """Whatever happens, the connection survives it whole or not at all."""
@@ -94,6 +96,8 @@ cdef class Connection(Answering):
             return self.continue_sending()
         if self.list_number == LIST_LINGER:
             return self.discard()
+        if self.list_number == LIST_QUEUE:
+            return self.turn_away() if self.ended else 0
         return self.receive()
 
     # ---- bytes in ---------------------------------------------------------------------------------
@@ -101,7 +105,7 @@ cdef class Connection(Answering):
     cdef int receive(self) except -1:
         cdef ssize_t got
         cdef size_t pending = self.end - self.start
-        if pending and self.list_number == LIST_IDLE:
+        if pending and (self.list_number == LIST_IDLE or self.list_number == LIST_GRANTED):
             return self.take(self.buffer + self.start, pending, False)
         if pending or self.list_number == LIST_BODY:
             self.make_room(ROOM)
@@ -156,6 +160,8 @@ cdef class Connection(Answering):
             return self.refuse(413, "the request body is larger than this server takes")
         if (service.head.content_length > 0 or service.head.chunked) and not self.body_due(data, length):
             return self.park(LIST_BODY, data, length, fresh)
+        if (self.reactor.waiting_ns or service.max_concurrency) and not self.admit(data, length, fresh):
+            return 0
         return self.begin(data, length, fresh)
 
     cdef int stay_idle(self) except -1:
@@ -186,17 +192,6 @@ cdef class Connection(Answering):
             self.port_text = None
             self.trusted = self.service.trusted.trusts(self.address)
         return found.consumed
-
-    cdef int keep(self, const char *rest, size_t length, bint fresh) except -1:
-        """What is left belongs to whatever comes next."""
-        if fresh:
-            if length:
-                self.stash(rest, length)
-        elif length:
-            self.start = <uint32_t>(rest - self.buffer)
-        else:
-            self.start = self.end = 0
-        return 0
 
     cdef int park(self, int number, const char *rest, size_t length, bint fresh) except -1:
         """More bytes are needed; wait for them in list `number`, without a greenlet."""
@@ -274,8 +269,7 @@ cdef class Connection(Answering):
         cdef str path
         cdef bint asterisk, collecting
         if self.scan != NULL:
-            free(self.scan)
-            self.scan = NULL
+            self.forget_scan()
         if head.plain_path:
             path = ascii(head.path, head.path_length)
         else:
@@ -356,6 +350,7 @@ cdef class Connection(Answering):
         request.begun_ns = request.clock_ns = self.turn_ns = self.reactor.seen_ns = monotonic_ns()
         self.client_wait_ns = self.paused_ns = 0
         service.slot.data.in_flight += 1
+        tell_request(service.slot.data, head)
         self.reactor.enter(self, LIST_RUN, request.begun_ns)
         return request
 
@@ -422,13 +417,14 @@ cdef class Connection(Answering):
         """The engine's clock ran out on this connection."""
         cdef int number = self.list_number
         self.expired = 0
-        if number == LIST_IDLE and not self.skip and (self.readable or self.end > self.start):
-            return self.receive()         # its next request came at the last moment
+        if number == LIST_QUEUE or number == LIST_GRANTED:
+            if self.overdue():
+                return self.turn_away()
+            return self.receive() if number == LIST_GRANTED else 0
+        if number == LIST_IDLE and not self.skip or number == LIST_HEAD and self.end == self.start:
+            return self.last_look()
         if number == LIST_HEAD or number == LIST_BODY:
             self.service.slot.data.timeouts += 1
-            if number == LIST_HEAD and self.end == self.start:
-                self.close(False)
-                return 0
             # Once more, for the log line: method and target, if they are there.
             read_head(self.buffer + self.start, self.end - self.start, self.service.max_head, &self.service.head)
             return self.refuse(408, "the request took too long to arrive")
@@ -441,11 +437,31 @@ cdef class Connection(Answering):
             self.close(False)
         return 0
 
+    cdef int last_look(self) except -1:
+        """It is to be closed for having been silent. Its next request may have come at the last moment."""
+        cdef ssize_t got
+        if self.end > self.start:
+            return self.receive()
+        got = self.receive_into(self.service.input, INPUT)
+        if got > 0:
+            return self.take(self.service.input, got, True)
+        if self.service.draining and got < 0:
+            # A client that sends just now shall see the end of a connection, never a reset.
+            self.linger()
+            return 0
+        self.service.slot.data.timeouts += self.list_number == LIST_HEAD and not self.service.draining
+        self.close(False)
+        return 0
+
     def farewell(self):
         """The server goes: close, and say whose request was open."""
         if self.request is not None:
             log.warning("%s %s from %s was cut by the shutdown (request %s)", self.request.method,
                         self.request.target, self.address, self.request.request_id)
+        elif self.list_number == LIST_QUEUE or self.list_number == LIST_GRANTED:
+            self.turn_away()
+        elif self.fd >= 0 and self.list_number != LIST_SEND:
+            self.part()
         self.close(False)
 
     cdef int check(self, int64_t now, int64_t grace_ns, double receive_rate, double send_rate) except -1:
@@ -485,6 +501,15 @@ cdef class Connection(Answering):
             return True
         self.open_window(now)
         return False
+
+
+cdef inline void tell_request(SlotData *slot, Head *head) noexcept:
+    """Method and target, as they stand in the head, for who wonders what a worker does that stands still."""
+    cdef size_t length = <size_t>(head.target + head.target_length - head.method)
+    if length > sizeof(slot.current):
+        length = sizeof(slot.current)
+    memcpy(slot.current, head.method, length)
+    slot.current_length = <uint16_t>length
 
 
 cdef object error_for(Request request, object error):

@@ -20,13 +20,26 @@ from libc.stdint cimport int64_t, uint16_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcmp, memcpy
 
+from acme_wsgi.admission import shed_head
 from acme_wsgi.http.forwarded import TrustedProxies
 
-from acme_wsgi.answer cimport LIST_BODY, LIST_HEAD, LIST_IDLE, LIST_LINGER, LIST_RUN, LIST_SEND, Request, Service
+from acme_wsgi.answer cimport (
+    LIST_BODY,
+    LIST_GRANTED,
+    LIST_HEAD,
+    LIST_IDLE,
+    LIST_LINGER,
+    LIST_QUEUE,
+    LIST_RUN,
+    LIST_SEND,
+    Request,
+    Service,
+    grant,
+)
 from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.connection cimport Connection
 from acme_wsgi.reactor cimport Channel, Reactor
-from acme_wsgi.scoreboard cimport Scoreboard, Slot
+from acme_wsgi.scoreboard cimport Scoreboard, Slot, SlotData
 
 cdef extern from "<arpa/inet.h>" nogil:
     const char *inet_ntop(int family, const void *source, char *target, unsigned int size)
@@ -69,6 +82,8 @@ cdef int OVERDUE = 64
 cdef long RESERVED = 256
 # Idle connections live this long into a drain, so that a request already under way is still answered.
 cdef int64_t DRAIN_LINGER_NS = 500000000
+# Resolution of the clock while draining: somebody waits for our end.
+cdef double DRAIN_TICK = 0.05
 
 
 # What every request sets. Standing in the dict that is copied, the keys make the copy large enough: it is not
@@ -79,7 +94,7 @@ EACH_REQUEST = tuple(map(sys.intern, (
 )))
 
 
-# Warnings about a lack of descriptors are this far apart.
+# Warnings of one kind, about a lack of descriptors or too many requests, are this far apart.
 cdef int64_t COMPLAIN_NS = 10000000000
 
 cdef enum:
@@ -130,6 +145,7 @@ cdef class Engine(Reactor):
     cdef object recheck
     cdef bint accepting
     cdef int64_t complain_ns     # before then, no further warning about accept
+    cdef int64_t tell_ns         # before then, no further warning about requests that were turned away
     cdef bint farewell           # take what still waits in the queues, then no more
 
     def __cinit__(self, config, dispatch, access_log, Slot slot, Scoreboard board, dict base_environ):
@@ -153,8 +169,10 @@ cdef class Engine(Reactor):
         self.send_rate = server.send_min_rate
         # Fine enough for the shortest limit, coarse enough to leave an idle machine alone. It is the heartbeat as
         # well: a standstill shall not look much longer than it is.
-        self.tick_seconds = min(0.5, max(0.02, min(server.timeout, server.keep_alive_timeout, server.min_rate_grace,
-                                                   2 * server.blocked_after) / 8))
+        limits = [server.timeout, server.keep_alive_timeout, server.min_rate_grace, 2 * server.blocked_after]
+        if server.max_concurrency:
+            limits.append(server.queue_timeout)
+        self.tick_seconds = min(0.5, max(0.02, min(limits) / 8))
         service.dispatch = dispatch
         self.access_log = access_log
         service.trusted = TrustedProxies(server.trusted_proxies) if server.trusted_proxies else None
@@ -171,6 +189,10 @@ cdef class Engine(Reactor):
             raise MemoryError
         service.timeout_ns = self.timeout_ns
         service.server_field = server.server_header
+        service.max_concurrency = server.max_concurrency
+        service.queue_size = server.queue_size
+        service.queue_ns = <int64_t>(server.queue_timeout * 1e9)
+        service.shed_head = shed_head(server.server_header)
         self.service = service
         self.set_clock(monotonic_ns())
 
@@ -266,16 +288,19 @@ cdef class Engine(Reactor):
         self.service.draining = True
         self.drain_ns = monotonic_ns()
         self.farewell = True
+        self.set_tick(min(self.tick_seconds, DRAIN_TICK))
         for listener in self.listeners:
             self.accept_from(<Listener>listener)
         self.stop_accepting()
 
     def close_all(self):
-        """Cut what is left, log what was open, and stop."""
+        """Cut what is left, log what was open, and stop. Who still waits for a turn hears that it won't come."""
         self.stop_accepting()
+        self.service.draining = True
         for channel in self.channels():
             if isinstance(channel, Connection):
                 (<Connection>channel).farewell()
+        self.tell_shed()
         if self.service.access_log is not None:
             self.service.access_log.flush()
         self.publish()
@@ -289,9 +314,17 @@ cdef class Engine(Reactor):
     def open_requests(self):
         """Requests that have begun to arrive and have not been answered in full."""
         cdef long waiting = 0
+        cdef int number
         for channel in self.members(LIST_HEAD):
             waiting += (<Connection>channel).end > (<Connection>channel).start
-        return waiting + self.lists[LIST_BODY].length + self.lists[LIST_RUN].length + self.lists[LIST_SEND].length
+        for channel in self.ready:
+            # Whoever waits there for a turn has probably sent a request that nobody has read.
+            number = (<Channel>channel).list_number
+            if number == LIST_IDLE or number == LIST_HEAD and (<Connection>channel).end == (<Connection>channel).start:
+                waiting += 1
+        for number in (LIST_BODY, LIST_RUN, LIST_SEND, LIST_QUEUE, LIST_GRANTED):
+            waiting += self.lists[number].length
+        return waiting
 
     @property
     def connections(self):
@@ -458,13 +491,27 @@ cdef class Engine(Reactor):
     cdef int publish(self) except -1:
         """Say in the scoreboard what we hold."""
         cdef Channel oldest = self.oldest(LIST_IDLE)
-        self.service.slot.data.idle = self.lists[LIST_IDLE].length
-        self.service.slot.data.oldest_idle_ns = oldest.since_ns if oldest is not None else 0
+        cdef SlotData *slot = self.service.slot.data
+        slot.idle = self.lists[LIST_IDLE].length
+        slot.oldest_idle_ns = oldest.since_ns if oldest is not None else 0
+        slot.queued = self.lists[LIST_QUEUE].length + len(self.ready)
+        slot.oldest_queued_ns = self.oldest_waiting() if slot.queued else 0
         return 0
+
+    cdef int64_t oldest_waiting(self) except -1:
+        """Since when the request waits that has waited longest for its turn; 0 = none does."""
+        cdef int64_t since = self.oldest_ready()
+        cdef int number
+        for number in (LIST_GRANTED, LIST_QUEUE):
+            if self.lists[number].length and (since == 0 or self.oldest(number).since_ns < since):
+                since = self.oldest(number).since_ns
+        return since
 
     cdef void on_batch(self) noexcept:
         cdef int64_t now = monotonic_ns()
         self.service.slot.data.heartbeat_ns = now
+        if self.lists[LIST_QUEUE].length:
+            grant(self, self.service)     # somebody who had been granted a turn may have left
         self.publish()
         if now >= self.second_ns:
             self.set_clock(now)
@@ -475,9 +522,13 @@ cdef class Engine(Reactor):
             self.expire_list(LIST_HEAD, now - self.timeout_ns)
             self.expire_list(LIST_LINGER, now - self.lingering_ns)
             self.expire_list(LIST_IDLE, now - self.keep_alive_ns)
+            if self.service.max_concurrency:
+                self.expire_list(LIST_QUEUE, now - self.service.queue_ns)
             if self.drain_ns and now - self.drain_ns > DRAIN_LINGER_NS:
-                self.expire_list(LIST_IDLE, now)
-                self.expire_silent()
+                self.expire_list(LIST_IDLE, now - DRAIN_LINGER_NS)
+                self.expire_silent(now - DRAIN_LINGER_NS)
+            if now >= self.tell_ns:
+                self.tell_ns = now + COMPLAIN_NS if self.tell_shed() else 0
             self.expire_slow(LIST_BODY, now, self.receive_rate)
             self.expire_slow(LIST_SEND, now, self.send_rate)
             for channel in self.members(LIST_RUN):
@@ -498,12 +549,23 @@ cdef class Engine(Reactor):
             at = (<Channel>at).next
         return 0
 
-    cdef int expire_silent(self) except -1:
+    cdef int expire_silent(self, int64_t until) except -1:
         """While draining: connections on which nothing ever came."""
         for channel in self.members(LIST_HEAD):
-            if (<Connection>channel).end == (<Connection>channel).start:
-                (<Connection>channel).close(False)
+            if (<Channel>channel).since_ns < until and (<Connection>channel).end == (<Connection>channel).start:
+                (<Connection>channel).expired = 1
+                self.make_ready(<Connection>channel)
         return 0
+
+    cdef bint tell_shed(self) except? True:
+        """Say in the error log how many requests were not served; True if there were any."""
+        cdef Service service = self.service
+        if not service.shed_untold and not service.gone_untold:
+            return False
+        log.warning("overloaded: %d requests were answered 503, the clients of %d had left while they waited",
+                    service.shed_untold, service.gone_untold)
+        service.shed_untold = service.gone_untold = 0
+        return True
 
     cdef int expire_slow(self, int number, int64_t now, double rate) except -1:
         for channel in self.members(number):

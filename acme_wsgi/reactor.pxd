@@ -10,7 +10,7 @@ cdef enum:
     WAIT_WRITE = 2
 
 cdef enum:
-    LISTS = 8
+    LISTS = 9             # the first is none
 
 
 cdef struct Links:
@@ -31,6 +31,7 @@ cdef class Channel:
     cdef uint8_t list_number   # the timed list it stands in, 0 = none
     cdef object greenlet       # who waits
     cdef int64_t since_ns      # when it entered its list
+    cdef int64_t noticed_ns    # when it entered the ready queue
     cdef void *previous
     cdef void *next
     cdef void on_event(self) noexcept
@@ -53,12 +54,14 @@ cdef class Reactor:
     cdef bint batch_done
     cdef bint armed
     cdef int64_t until         # when this batch has had its share
+    cdef int64_t waiting_ns    # since when the channel whose turn it is stood in the ready queue, 0 = it did not
     cdef object leader
     cdef list idle_greenlets
     cdef readonly long greenlets
     cdef list woken
     cdef object ready
-    cdef Links lists[8]
+    cdef object resume         # timer: the next slice, after everybody else's turn
+    cdef Links lists[9]
     cdef readonly double tick_seconds
 
     cdef int add(self, Channel channel, bint writing) except -1
@@ -70,6 +73,12 @@ cdef class Reactor:
     cdef void make_ready(self, Channel channel) noexcept
     cdef void wake(self, Channel channel) noexcept
     cdef void arm(self) noexcept
+    cdef void put(self, Channel channel, int64_t now) noexcept
+    cdef int64_t oldest_ready(self)
+    cdef int poll(self) except -1
+    cdef int notice(self) except -1
+    cdef int put_off(self, int64_t now) except -1
+    cdef void set_tick(self, double seconds)
     cdef int run_batch(self) except -1
     cdef void process(self, object me) noexcept
     cdef void on_batch(self) noexcept

@@ -7,6 +7,10 @@ whatever they lead to right there, without a switch. If that blocks, gevent swit
 batch unfinished and appoints the next leader; the old one carries on when its wait is over and goes back to the
 pool. So a handler that never blocks costs no switch at all, and one that does costs what gevent always costs.
 
+A batch has a slice of time. What it doesn't get to goes into the ready queue, and as long as anybody waits there,
+new events are only noticed, with the time, and join its end: whoever came first has the first turn, and how long
+each has waited is known to about the duration of one handler.
+
 Law: this module knows descriptors, greenlets and time. It knows no HTTP, no configuration, no other process.
 
 The hub runs `run_batch` and `on_tick`; everything else runs in greenlets that may block.
@@ -62,6 +66,7 @@ cdef enum:
     BATCH = 256
     POOLED = 512              # idle greenlets kept; more than that end
     SLICE_NS = 5000000        # a batch may run this long before other greenlets get their turn
+    POLLS = 16                # so many batches are noticed at once
     MOST_DESCRIPTORS = 4194304
 
 
@@ -135,6 +140,7 @@ cdef class Reactor:
         self.watcher.start(self._on_poll)
         self.timer = self.loop.timer(self.tick_seconds, self.tick_seconds)
         self.timer.start(self._on_timer)
+        self.resume = self.loop.timer(0)
 
     def detach(self):
         """Stop working; channels stay as they are."""
@@ -143,7 +149,18 @@ cdef class Reactor:
             self.watcher.close()
             self.timer.stop()
             self.timer.close()
-            self.watcher = self.timer = None
+            self.resume.stop()
+            self.resume.close()
+            self.watcher = self.timer = self.resume = None
+
+    cdef void set_tick(self, double seconds):
+        """Another resolution for the timers from now on."""
+        self.tick_seconds = seconds
+        if self.timer is not None:
+            self.timer.stop()
+            self.timer.close()
+            self.timer = self.loop.timer(seconds, seconds)
+            self.timer.start(self._on_timer)
 
     # ---- channels -------------------------------------------------------------------------------
 
@@ -235,9 +252,19 @@ cdef class Reactor:
     cdef void make_ready(self, Channel channel) noexcept:
         """Its turn comes again after everybody else's, without waiting for an event."""
         if not channel.queued:
-            channel.queued = 1
-            self.ready.append(channel)
+            self.put(channel, monotonic_ns())
             self.arm()
+
+    cdef void put(self, Channel channel, int64_t now) noexcept:
+        channel.queued = 1
+        channel.noticed_ns = now
+        self.ready.append(channel)
+
+    cdef int64_t oldest_ready(self):
+        """Since when the first in the ready queue waits, 0 = nobody does."""
+        for channel in self.ready:
+            return (<Channel>channel).noticed_ns
+        return 0
 
     cdef void wake(self, Channel channel) noexcept:
         """Let the greenlet that waits for the channel look again, though nothing happened on it."""
@@ -251,19 +278,53 @@ cdef class Reactor:
 
     def _on_ready(self):
         self.armed = False
-        self.run_batch()
+        self._on_poll()
 
     def _on_poll(self):
-        cdef int count
-        if self.event_index >= self.event_count:
-            count = epoll_wait(self.epoll, <epoll_event *>self.events, BATCH, 0)
-            if count < 0:
-                if errno != EINTR:
-                    raise OSError(errno, "epoll_wait failed")
-                return
-            self.event_count = count
-            self.event_index = 0
+        if self.watcher is not None:      # else we are detached: the set may be another process's to read
+            self.poll()
+            if self.ready:
+                self.notice()
         self.run_batch()
+
+    cdef int poll(self) except -1:
+        """Take the next events; the array is empty before."""
+        cdef int count = epoll_wait(self.epoll, <epoll_event *>self.events, BATCH, 0)
+        if count < 0:
+            if errno != EINTR:
+                raise OSError(errno, "epoll_wait failed")
+            count = 0
+        self.event_count = count
+        self.event_index = 0
+        return count
+
+    cdef int notice(self) except -1:
+        """Others wait for their turn: whoever is new joins their end. In bounded time; the rest is noticed later."""
+        cdef int64_t now = monotonic_ns()
+        cdef int polls
+        cdef void *at
+        for polls in range(POLLS):
+            while self.event_index < self.event_count:
+                at = note(self, &(<epoll_event *>self.events)[self.event_index])
+                self.event_index += 1
+                if at != NULL and not (<Channel>at).queued:
+                    self.put(<Channel>at, now)
+            if self.event_count < BATCH or polls == POLLS - 1:
+                break
+            self.poll()
+        return 0
+
+    cdef int put_off(self, int64_t now) except -1:
+        """The slice is over: what is left of the batch waits, before those who came while it ran."""
+        cdef void *at
+        while self.event_count > self.event_index:
+            self.event_count -= 1
+            at = note(self, &(<epoll_event *>self.events)[self.event_count])
+            if at != NULL and not (<Channel>at).queued:
+                (<Channel>at).queued = 1
+                (<Channel>at).noticed_ns = now
+                self.ready.appendleft(<Channel>at)
+        return 0
 
     def _on_timer(self):
         self.on_tick()
@@ -286,14 +347,18 @@ cdef class Reactor:
             if self.batch_done or monotonic_ns() > self.until:
                 break
         self.leader = None
+        if self.event_index < self.event_count:
+            self.put_off(self.until - SLICE_NS)
         if self.woken:
             woken, self.woken = self.woken, []
             for waiting in woken:
                 channel = <Channel>waiting
                 if channel.greenlet is not None:
                     switch_to(channel.greenlet)
-        if self.ready or self.event_index < self.event_count:
-            self.arm()
+        if self.ready and not self.armed and self.resume is not None:
+            # Not a callback: the loop runs dozens of those before it looks at timers and descriptors again.
+            self.armed = True
+            self.resume.start(self._on_ready)
         self.on_batch()
         return 0
 
@@ -311,32 +376,16 @@ cdef class Reactor:
     cdef void process(self, object me) noexcept:
         """Work off events and then one round of the ready queue, as long as nobody else leads."""
         cdef epoll_event *events = <epoll_event *>self.events
-        cdef epoll_event *event
         cdef Channel channel
-        cdef uint32_t fd
+        cdef void *at
         cdef long round_
         self.leader = me
+        self.waiting_ns = 0
         while self.event_index < self.event_count:
-            event = &events[self.event_index]
+            at = note(self, &events[self.event_index])
             self.event_index += 1
-            fd = <uint32_t>event.data.u64      # the low half; the generation is the high one
-            # A stale event of a descriptor that was closed, perhaps taken again, earlier in this batch.
-            if self.table[fd] == NULL:
-                continue
-            channel = <Channel>self.table[fd]
-            if channel.generation != <uint32_t>(event.data.u64 >> 32):
-                continue
-            if event.events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
-                channel.readable = 1
-            if event.events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
-                channel.ended = 1
-                if event.events & (EPOLLHUP | EPOLLERR):
-                    channel.hung_up = 1
-            if channel.waiting:
-                if channel.hung_up or (channel.waiting == WAIT_READ and channel.readable) \
-                        or (channel.waiting == WAIT_WRITE and event.events & EPOLLOUT):
-                    self.woken.append(channel)
-            else:
+            if at != NULL:
+                channel = <Channel>at
                 channel.on_event()
                 if self.leader is not me:
                     return
@@ -348,6 +397,7 @@ cdef class Reactor:
             channel = <Channel>self.ready.popleft()
             channel.queued = 0
             if channel.fd >= 0 and not channel.waiting:
+                self.waiting_ns = channel.noticed_ns
                 channel.on_event()
                 if self.leader is not me:
                     return
@@ -358,3 +408,24 @@ cdef class Reactor:
 
     cdef void on_tick(self) noexcept:
         """Every `tick_seconds`, in the hub; must not block."""
+
+
+cdef inline void *note(Reactor reactor, epoll_event *event) noexcept:
+    """What an event tells of its channel is noted there. Returns whose turn it is, borrowed, or NULL."""
+    cdef uint32_t fd = <uint32_t>event.data.u64      # the low half; the generation is the high one
+    cdef void *at = reactor.table[fd]
+    # A stale event of a descriptor that was closed, perhaps taken again, since the poll.
+    if at == NULL or (<Channel>at).generation != <uint32_t>(event.data.u64 >> 32):
+        return NULL
+    if event.events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        (<Channel>at).readable = 1
+    if event.events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        (<Channel>at).ended = 1
+        if event.events & (EPOLLHUP | EPOLLERR):
+            (<Channel>at).hung_up = 1
+    if not (<Channel>at).waiting:
+        return at
+    if (<Channel>at).hung_up or ((<Channel>at).waiting == WAIT_READ and (<Channel>at).readable) \
+            or ((<Channel>at).waiting == WAIT_WRITE and event.events & EPOLLOUT):
+        reactor.woken.append(<Channel>at)
+    return NULL

@@ -88,8 +88,8 @@ class Rig:
         self.slot = self.board.slot(0)
         self.slot.state = READY
         self.log = CountingLog()
-        config = load(sets=sets, app="nobody:calls_it")
-        base = {"SCRIPT_NAME": "", "wsgi.version": (1, 0), "wsgi.url_scheme": "http"}
+        self.config = config = load(sets=sets, app="nobody:calls_it")
+        self.base = base = {"SCRIPT_NAME": "", "wsgi.version": (1, 0), "wsgi.url_scheme": "http"}
         # An access log of the tests' own: the engine needs no more of it.
         log: Any = self.log
         self.engine = Engine(config, lambda request: self.dispatch(request), log, self.slot, self.board, base)

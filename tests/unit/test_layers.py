@@ -38,6 +38,7 @@ FLOORS = {
     "pidfile": 6,
     "sockets": 6,
     "probe": 5,
+    "admission": 5,
     "engine": 5,
     "connection": 5,
     "answer": 5,
