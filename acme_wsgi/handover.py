@@ -9,12 +9,14 @@ The predecessor::
     reading, writing = os.pipe2(os.O_CLOEXEC)
     descriptors, environ = handover.offer(listeners, writing, os.environ)
     ...fork; in the child: handover.let_pass(descriptors); os.execve(program, arguments, environ)...
-    ...close(writing); when handover.SERVES is read: handover.surrender(listeners); stop gracefully
+    ...close(writing); when handover.SERVES is read: handover.surrender(listeners), manager.retire(), stop
+    gracefully
 
 The successor::
 
     taken = handover.take(os.environ)       # None: started by somebody else, bind
     ...boot workers on taken.listeners...
+    manager.ready(...)                      # first, or the service manager sees its main process end
     taken.serve()
 """
 
@@ -105,7 +107,11 @@ class Handover:
     ready: int
 
     def serve(self) -> None:
-        """This process serves: the sockets are its own now, and the predecessor is told to go."""
+        """This process serves: the sockets are its own now, and the predecessor is told to go.
+
+        The service manager must have been told before: it stops everything when the process ends that it
+        takes for the main one.
+        """
         for listener in self.listeners:
             listener.owner = os.getpid()
         with contextlib.suppress(BrokenPipeError):  # it is gone already

@@ -64,6 +64,13 @@ class Manager:
         """Another process is the one to look after from now on: the successor of this one."""
         self._must(f"MAINPID={pid}")
 
+    def retire(self) -> None:
+        """A successor serves and speaks from now on; what this process still said would count as its word.
+
+        A STOPPING=1 would have systemd end the whole service, successor included.
+        """
+        self._socket, self._usec = "", 0
+
     # -- watchdog ----------
 
     def watchdog(self, now: float) -> bool:
