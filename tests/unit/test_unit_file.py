@@ -77,6 +77,7 @@ def test_systemd_has_nothing_to_say_against_the_units(system: Path) -> None:
     assert (ended.returncode, ended.stdout + ended.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @needs_systemd
 @pytest.mark.parametrize(
     ("line", "complaint"),
