@@ -32,6 +32,7 @@ ROTATION = "100MB"
 """The size at which a daemon's logs are rotated if the configuration doesn't say anything about it."""
 
 _LOG_MODE = 0o640
+_NAME = "acme-wsgi: "  # what it says to people begins so
 _TOLD = 16 << 10  # so much of what a server said last is shown when it could not start
 _TICK = 0.5
 _CREDENTIALS = struct.Struct("iII")
@@ -239,10 +240,14 @@ def _heard(notices: socket.socket, pid: int) -> tuple[str, ...] | None:
 
 
 def _said(output: int, start: int) -> str:
-    """What the server wrote, for a person: its last words for a terminal, or else the end of everything."""
+    """What the server wrote, for a person: what it says on its end, or else the end of everything."""
     size = os.fstat(output).st_size
     start = max(start, size - _TOLD)
     text = os.pread(output, size - start, start).decode(errors="replace")
     lines = text.splitlines()
-    first = next((at for at, line in enumerate(lines) if line.startswith("acme-wsgi: ")), 0)
-    return "\n".join(map(shown, lines[first:])) or "the server ended without a word"
+    first = next((at for at, line in enumerate(lines) if line.startswith(_NAME)), 0)
+    lines = lines[first:]
+    # The same once more as a line of the log, which is written behind it, helps nobody.
+    message = lines[0].removeprefix(_NAME) if lines else ""
+    last = next((at for at, line in enumerate(lines[1:], 1) if message in line), len(lines))
+    return "\n".join(map(shown, lines[:last])) or "the server ended without a word"

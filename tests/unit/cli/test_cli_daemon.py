@@ -179,6 +179,12 @@ def test_its_log_file_is_not_for_everybody_and_no_link(run_dir: Path, started: l
             1,
             None,
         ),
+        (
+            "import sys; print('acme-wsgi: cannot start: x\\n  a trace\\n0 critical acme: cannot start: x');"
+            "sys.exit(3)",
+            3,
+            "acme-wsgi: cannot start: x\n  a trace",
+        ),
         ("import sys; sys.exit(3)", 3, "the server ended without a word"),
         ("import os; os.kill(os.getpid(), 9)", 137, "the server ended without a word"),
         ("import sys; print('a' * 50_000); sys.exit(78)", 78, "a" * 2000 + "..."),
