@@ -42,6 +42,8 @@ _SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
     signal.SIGCHLD,
 )  # fmt: skip
+# Passed on to the program that has followed us, as long as we stay.
+_FOR_THE_SERVER = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # Handled by doing nothing, not ignored: a program that an application starts shall find them as usual.
 _WITHOUT_EFFECT = (signal.SIGTTIN, signal.SIGTTOU)
 
@@ -129,9 +131,8 @@ class Arbiter:
             self.listeners, removed = sockets.rebind(
                 self._handover.listeners, server.host, server.port, **options
             )
-            for listener in removed:  # the predecessor serves them to their end, and then removes them
+            for listener in removed:  # the predecessor serves them to their end
                 listener.close()
-                self._handover.listeners.remove(listener)
 
     def _prepare(self, files: int) -> None:
         workers = self.config.server.workers or cpus.available()
@@ -180,17 +181,16 @@ class Arbiter:
         try:
             self._control = Control.open(self.directory, self._obey, predecessor=predecessor)
         except ControlError as error:
-            log.warning("%s; acme-server can't reach this server", error)
+            log.warning("%s", error)
 
     def _loop(self) -> None:
         while True:
             self.crew.step()
             if self.stopping or self.crew.failed is not None:
-                if not any(self.crew):
+                if not any(self.crew) and not self._followed:
                     return
-            elif self.program is not None and self.program.ready:
-                if not any(self.crew) and self.program.proven:
-                    log.info("pid %d goes on as the server", self.program.pid)
+            elif self._followed:
+                if not any(self.crew) and self._has_proven():
                     return
             else:
                 self._watch.look(self.crew)
@@ -228,7 +228,7 @@ class Arbiter:
         self.history.sample(now, {child.slot.index: child.pid for child in self.crew})
         if logs.rotate(self.config.logging, owner=self._owner()):
             self.crew.tell_all(signal.SIGUSR1)
-        if self.crew.serving:
+        if self.crew.serving or self._followed:
             self.manager.watchdog(now)
 
     def _announce(self) -> None:
@@ -241,9 +241,14 @@ class Arbiter:
         if self._handover is not None:
             pidfile.write(self.config.server.pid_file)
             self._open_control(self._handover.predecessor)
+        # Until this program has proven itself, the service manager looks after its predecessor.
+        self.manager.ready(f"serving on {where}", main=self._handover is None)
+        if self._handover is not None:
             self._handover.serve()
+            for listener in self._handover.listeners:
+                if listener not in self.listeners:
+                    listener.unlink()
             self._handover = None
-        self.manager.ready(f"serving on {where}")
 
     def where(self) -> str:
         """The addresses, for people."""
@@ -258,6 +263,9 @@ class Arbiter:
     def _work_off_signals(self) -> None:
         with suppress(BlockingIOError):
             for number in os.read(self._pipe[0], 4096):
+                if self._followed and number in _FOR_THE_SERVER:
+                    self._pass_on(number)
+                    continue
                 match number:
                     case signal.SIGTERM:
                         self._begin_stop(quick=False)
@@ -283,7 +291,7 @@ class Arbiter:
                 self._begin_upgrade(order)
             case "stop":
                 self._begin_stop(quick=order.arguments.get("quick") is True)
-                order.reply()
+                order.reply(patience=self.config.server.shutdown_timeout)
             case "reopen":
                 self._reopen()
                 order.reply()
@@ -305,20 +313,21 @@ class Arbiter:
     def _begin_stop(self, *, quick: bool) -> None:
         if self.stopping and (self._quick or not quick):
             return
-        if not self.stopping:
-            self._follow_program()  # from its word on, the sockets are not ours to remove
+        self._follow_program()  # from its word on, the sockets are not ours to remove
         self.stopping, self._quick = True, quick
         patience = self.config.server.shutdown_timeout
         log.info("stopping %s", "at once" if quick else f"gracefully, for up to {patience:g} s")
         self.reload.cancel("the server stops")
-        if self.program is None or not self.program.ready:
+        if self._followed:
+            self._pass_on(signal.SIGQUIT if quick else signal.SIGTERM)
+        else:
             self.manager.stopping()
-            # New clients are turned away as soon as the workers let go of the sockets as well.
-            for listener in self.listeners:
-                listener.unlink()
-                listener.close()
-        if self.program is not None and not self.program.ready:
-            self.program.abandon("the server stops")
+            if self.program is not None:
+                self.program.abandon("the server stops")
+        # New clients are turned away as soon as the workers let go of the sockets as well.
+        for listener in self.listeners:
+            listener.unlink()
+            listener.close()
         self.crew.stop(quick=quick)
 
     def _tell_failure(self, error: AcmeError) -> None:
@@ -352,17 +361,34 @@ class Arbiter:
                 order.fail(f"the next program can't be started: {error.strerror}")
 
     def _follow_program(self) -> None:
-        """Hear whether the next program serves; then this one is done."""
-        if self.program is None:
+        """Hear whether the next program serves; then the workers of this one finish."""
+        if self.program is None or self.program.ready:
             return
         self.program.listen()
         if self.program.ready:
             handover.surrender(self.listeners)
-            self.manager.main_pid(self.program.pid)
             if self._control is not None:
                 self._control.close()
                 self._control = None
             self.crew.stop(quick=False)
+
+    @property
+    def _followed(self) -> bool:
+        """Does the next program serve, and this one only stay to see that it lives?"""
+        return self.program is not None and self.program.ready
+
+    def _has_proven(self) -> bool:
+        """Is the next program left alone from now on?"""
+        assert self.program is not None
+        if self.program.proven:
+            log.info("pid %d goes on as the server", self.program.pid)
+            self.manager.main_pid(self.program.pid)
+        return self.program.proven
+
+    def _pass_on(self, number: int) -> None:
+        """A signal that is meant for the server: whoever knows its process id may still have ours."""
+        assert self.program is not None
+        os.kill(self.program.pid, number)  # not reaped yet, so it has its id
 
     def _met_stranger(self, pid: int, status: int) -> None:
         """A process ended that is no worker."""
@@ -378,8 +404,7 @@ class Arbiter:
             self.announced = False
             pidfile.write(self.config.server.pid_file)
             self._open_control(pid)
-            self.manager.main_pid(os.getpid())
-        elif program.ready:
+        elif program.ready and not self.stopping:
             self._begin_stop(quick=False)  # it served, and was stopped: so are we
 
     # -- ends ----------
@@ -404,7 +429,6 @@ class Arbiter:
 
     def _take_down(self) -> None:
         """Whatever happened, leave no process, no file and no handler behind."""
-        followed = self.program is not None and self.program.ready
         if hasattr(self, "crew"):
             self.crew.take_down()
         for listener in self.listeners:
@@ -412,8 +436,7 @@ class Arbiter:
             listener.close()
         if self._control is not None:
             self._control.close()
-        if not followed:
-            pidfile.remove(self.config.server.pid_file)
+        pidfile.remove(self.config.server.pid_file)
         if self._pipe[0] >= 0:
             signal.set_wakeup_fd(-1)
             for descriptor in self._pipe:

@@ -9,7 +9,7 @@ The predecessor::
     reading, writing = os.pipe2(os.O_CLOEXEC)
     descriptors, environ = handover.offer(listeners, writing, os.environ)
     ...fork; in the child: handover.let_pass(descriptors); os.execve(program, arguments, environ)...
-    ...close(writing); when handover.SERVES is read: handover.surrender(listeners), manager.retire(), stop
+    ...close(writing); when handover.SERVES is read: handover.surrender(listeners), stop
     gracefully
 
 The successor::

@@ -73,6 +73,7 @@ class Reload:
         """A reload is wanted, by an order or (None) by SIGHUP."""
         self._wanted = True
         if order is not None:
+            order.progress("asked for")
             self._orders.append(order)
 
     def cancel(self, reason: str) -> None:

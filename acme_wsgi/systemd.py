@@ -43,9 +43,13 @@ class Manager:
 
     # -- states ----------
 
-    def ready(self, status: str) -> None:
-        """The server serves: at the start, and after a reload. With an upgrade, this process is it now."""
-        self._must(f"READY=1\nMAINPID={os.getpid()}\n{_status(status)}")
+    def ready(self, status: str, *, main: bool = True) -> None:
+        """The server serves: at the start, and after a reload.
+
+        :param main: this process is the one to look after
+        """
+        who = f"MAINPID={os.getpid()}\n" if main else ""
+        self._must(f"READY=1\n{who}{_status(status)}")
 
     def reloading(self) -> None:
         """A reload has begun; `ready` says that it is over, however it went."""
@@ -63,13 +67,6 @@ class Manager:
     def main_pid(self, pid: int) -> None:
         """Another process is the one to look after from now on: the successor of this one."""
         self._must(f"MAINPID={pid}")
-
-    def retire(self) -> None:
-        """A successor serves and speaks from now on; what this process still said would count as its word.
-
-        A STOPPING=1 would have systemd end the whole service, successor included.
-        """
-        self._socket, self._usec = "", 0
 
     # -- watchdog ----------
 

@@ -231,7 +231,7 @@ def _report_failure(pipe: int, error: Exception) -> int:
             _report(pipe, problems=[dataclasses.astuple(problem) for problem in error.problems])
         case BootError():
             _report(pipe, where=error.where, cause=error.cause, traceback=error.traceback)
-        case ResourceError():
+        case ResourceError() | privileges.PrivilegeError():
             _report(pipe, limit=str(error))
         case _:
             cause = "".join(traceback.format_exception_only(error)).strip()

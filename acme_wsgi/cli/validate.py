@@ -109,8 +109,10 @@ def _refused(problems: tuple[Problem, ...]) -> Report:
 
 def _missing(config: Config) -> Iterator[Problem]:
     """Files and modules that the configuration names and that can't be used."""
+    runtime = config.server.runtime_dir
     for key, directory in (
-        ("server.runtime_dir", config.server.runtime_dir),
+        # The server makes the last part of it itself.
+        ("server.runtime_dir", runtime if runtime is None or Path(runtime).is_dir() else _parent(runtime)),
         ("server.pid_file", _parent(config.server.pid_file)),
         ("logging.output", _parent(config.logging.output)),
         ("logging.access.output", _parent(config.logging.access.output)),

@@ -91,13 +91,9 @@ def test_the_variables_are_not_passed_on_but_to_a_successor(ear: Ear) -> None:
     assert Manager({}).environ() == {}
 
 
-def test_who_has_retired_says_nothing_more(ear: Ear) -> None:
-    said = manager(ear, WATCHDOG_USEC="4000000")
-    said.retire()
-    said.stopping()
-    said.status("x")
-    assert not said.watchdog(5.0) and said.seconds_to_watchdog(5.0) is None
-    assert ear.heard() is None
+def test_a_successor_that_has_yet_to_prove_itself_is_not_the_main_process(ear: Ear) -> None:
+    manager(ear).ready("serving", main=False)
+    assert ear.heard() == "READY=1\nSTATUS=serving"
 
 
 # -- watchdog
