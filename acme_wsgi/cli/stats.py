@@ -65,6 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Show it; returns 0, or 3 when no server runs. Raises ControlError."""
+    return server.answered(options, lambda: _run(options, environ))
+
+
+def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     directory = server.find_directory(options, environ)
     try:
         if options.watch is not None:

@@ -132,6 +132,8 @@ def test_a_refusal(talker: Talker, capsys: pytest.CaptureFixture[str]) -> None:
     talker.answers["stats"] = "not today"
     assert asked(talker) == 1
     assert capsys.readouterr().err == "not today\n"
+    assert asked(talker, "--json") == 1
+    assert json.loads(capsys.readouterr().out) == {"error": "not today", "ok": False}
 
 
 def test_a_server_that_has_had_no_request(talker: Talker, capsys: pytest.CaptureFixture[str]) -> None:
