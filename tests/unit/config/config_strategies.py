@@ -96,6 +96,7 @@ _BY_CHECK: dict[Callable[[str], object], st.SearchStrategy[str]] = {
     grammar.account: _NAMES,
     grammar.absolute: _ABSOLUTE,
     grammar.output: st.sampled_from(["stdout", "stderr"]) | _ABSOLUTE,
+    grammar.log_field: st.sampled_from(["service", "host.name", "_a-1"]),
     grammar.url_path: _PATHS,
     grammar.route_path: _ROUTES,
     grammar.regexp: st.sampled_from(["^/api/(.*)$", "a{2}", "[$]{x}", "é+"]),
@@ -163,7 +164,9 @@ def _values(spec: Spec) -> st.SearchStrategy[Any]:
         cls = kind.cls
         return st.lists(_sections(cls), max_size=3, unique_by=lambda item: _identity(cls, item)).map(tuple)
     if isinstance(kind, Pairs):
-        return st.lists(st.tuples(_HEADERS, TEXTS), max_size=3, unique_by=lambda pair: pair[0]).map(tuple)
+        assert spec.key.check is not None
+        pairs = st.tuples(_BY_CHECK[spec.key.check], TEXTS)
+        return st.lists(pairs, max_size=3, unique_by=lambda pair: pair[0]).map(tuple)
     if isinstance(kind, ListOf):
         least = 1 if spec.required else 0
         return st.lists(_scalars(kind.item, spec), min_size=least, max_size=4).map(tuple)
@@ -185,7 +188,8 @@ def _scalars(kind: Scalar, spec: Spec) -> st.SearchStrategy[Any]:
             max(low, 1e-9), high
         )
     if kind is PERCENT:
-        return st.floats(0, 1)
+        # Not any float: 1e-200 has more digits than a file may write.
+        return st.integers(0, 10**9).map(lambda billionths: billionths / 10**9)
     if kind is ARROW:
         return st.builds(Arrow, _ABSOLUTE, _ABSOLUTE)
     return _BY_CHECK[spec.key.check] if spec.key.check else TEXTS

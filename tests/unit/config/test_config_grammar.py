@@ -32,6 +32,7 @@ GOOD: list[tuple[Callable[[str], None], list[str]]] = [
     (grammar.cron, ["0 6 * * *", "*/5 0-6,8 1 jan-mar mon-fri", "59 23 31 12 7", "0-30/10 * * * *"]),
     (grammar.mime_type, ["text/html", "text/*", "application/vnd.a+json"]),
     (grammar.versioned_pattern, ["/s/{file}-{hash}.{ext}"]),
+    (grammar.log_field, ["service", "host.name", "_a-1", "a" * 64]),
 ]
 BAD: list[tuple[Callable[[str], None], list[str]]] = [
     (grammar.bind_host, ["", "a b", "999.1.1.1", "http://a", "unix:a", "unix:/" + "a" * 107, "-a", "a..b", "[10.0.0.1]"]),
@@ -54,6 +55,7 @@ BAD: list[tuple[Callable[[str], None], list[str]]] = [
     (grammar.file_name, ["a/b", "..", "."]),
     (grammar.versioned_pattern, ["/s/{file}.{ext}", "s/{file}-{hash}.{ext}", "/{hash}{hash}{file}{ext}"]),
     (grammar.output, ["acme.log", "stdin"]),
+    (grammar.log_field, ["", "a b", "1a", "a=b", "é", "a" * 65, "status", "host", "timestamp", "a\n"]),
     (grammar.probe, ["", "health", "/a b", "/é", "/a\r\nX: y", "**"]),
 ]  # fmt: skip
 
