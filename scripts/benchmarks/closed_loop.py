@@ -36,6 +36,7 @@ class Client:
     worker: int = 0
     mark: int = 0
     since: float = 0.0
+    took: float = 0.0  # the answer before, on this connection
     sent: bool = False
     waiting: bool = False
     came: bytes = b""
@@ -155,7 +156,7 @@ class ClosedLoop:
     def _connect(self, client: Client) -> None:
         """A new connection for the client's next request."""
         self._begin(client)
-        client.worker = 0
+        client.worker, client.took = 0, 0.0
         client.sock = sock = socket.socket()
         sock.setblocking(False)
         number = sock.connect_ex(self._address)
@@ -196,7 +197,9 @@ class ClosedLoop:
 
     def _ended(self, client: Client, error: OSError | None) -> None:
         if client.waiting:
-            self._fail(client, ended_how(error, client.came))
+            # A connection on which this client, or its machine, was slow may have counted as idle.
+            before = f"the answer before took {client.took:.2f} s" if client.took else ""
+            self._fail(client, ended_how(error, client.came), before)
         else:  # nothing is under way on it any more
             self._drop(client)
 
@@ -213,6 +216,7 @@ class ClosedLoop:
         self.outcome.answered += 1
         self.outcome.by_worker[worker] += 1
         client.worker, client.waiting, client.refused_since = worker, False, 0.0
+        client.took = time.monotonic() - client.since
         if client.fresh or answer.last:
             self._drop(client)
             if self._asking:

@@ -15,6 +15,7 @@ from ..load import Load, wrk_going
 from ..orders import order
 from ..peers import Peer
 from ..peers.acme import Acme
+from ..processes import alive
 from ..report import Column, Table
 from ..server import Server, running
 from .base import Context, Row, Scenario, ScenarioFailed, progress
@@ -206,7 +207,7 @@ def _upgrade(server: Server, _number: int) -> None:
 def _await_end(server: Server, patience: float = 60.0) -> None:
     """Raises ScenarioFailed when predecessors stay: there is one arbiter with its workers in the end."""
     deadline = time.monotonic() + patience
-    while (count := len(server.tree.pids())) > 1 + server.launch.workers:
+    while (count := sum(map(alive, server.tree.pids()))) > 1 + server.launch.workers:
         if time.monotonic() > deadline:
             raise ScenarioFailed(f"{count} processes are still there after {patience:g} s")
         time.sleep(0.1)
