@@ -109,15 +109,15 @@ class Arbiter:
             self._listen()
             self._prepare(files)
             self._loop()
+            if self.crew.failed is not None:
+                self._tell_failure(self.crew.failed)
+                raise self.crew.failed
         except AcmeError as error:
             if self._handover is not None:
                 self._handover.refuse(str(error))
             raise
         finally:
             self._take_down()
-        if self.crew.failed is not None:
-            self._tell_failure(self.crew.failed)
-            raise self.crew.failed
         log.info("stopped")
         return 0
 

@@ -200,6 +200,7 @@ def test_everything_that_status_says(site: Site) -> None:
     assert status["last_reload"] is None and status["leaving"] == [] and status["stalls"] == 0
     assert status["logs"] == {
         "error": str(site.run_dir / "acme.log"),
+        "errors": None,
         "access": str(site.run_dir / "access.log"),
     }
     workers = status["workers"]
