@@ -439,6 +439,9 @@ class Arbiter:
         pidfile.remove(self.config.server.pid_file)
         if self._pipe[0] >= 0:
             signal.set_wakeup_fd(-1)
+            for number in _SIGNALS:
+                if number != signal.SIGCHLD:  # too late for it to mean anything, and no reason to die of it
+                    signal.signal(number, signal.SIG_IGN)
             for descriptor in self._pipe:
                 os.close(descriptor)
             self._pipe = (-1, -1)

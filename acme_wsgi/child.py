@@ -152,7 +152,9 @@ class Place:
             why, stacks = f" ({error})", getattr(error, "traceback", "")
         end = f"{child.name} {ended_how(status)} after {now - child.forked:.1f} s"
         then = f"a new one starts {f'in {pause:g} s' if pause else 'now'}"
-        log_with_stacks(logging.ERROR, f"{end}, with {in_hand} requests in its hands{why}; {then}", stacks)
+        # Somebody else may have told it to stop, and it did as it should.
+        level = logging.WARNING if child.ready and status == 0 else logging.ERROR
+        log_with_stacks(level, f"{end}, with {in_hand} requests in its hands{why}; {then}", stacks)
 
 
 def backoff(failures: int) -> float:

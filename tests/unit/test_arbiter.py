@@ -54,7 +54,7 @@ def test_statistics_bear_any_window(arbiter: Arbiter, seconds: object) -> None:
 
 
 def test_a_reload_waits_until_the_server_is_up(arbiter: Arbiter) -> None:
-    assert answer(arbiter, "reload") is None and arbiter.reload.busy
+    assert answer(arbiter, "reload") == "asked for" and arbiter.reload.busy
     arbiter.reload.advance()
     assert arbiter.reload.busy
     arbiter.reload.cancel("the server stops")

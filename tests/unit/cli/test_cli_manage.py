@@ -73,7 +73,7 @@ def test_a_file_that_is_not_there(site: Path, capsys: pytest.CaptureFixture[str]
         ("routes: [{path: /, type: handler, handler: 'no.pe:x'}]", "routes[0].handler: no module 'no.pe'"),
         ("routes: [{path: /, type: static, root: /no/where}]", "routes[0].root: directory '/no/where'"),
         ("logging: {access: {output: /no/where/access.log}}", "logging.access.output: directory '/no/where'"),
-        ("server: {runtime_dir: /no/where}", "server.runtime_dir: directory '/no/where' doesn't exist"),
+        ("server: {runtime_dir: /no/where}", "server.runtime_dir: directory '/no' doesn't exist"),
         ("cache: {l2: {password_file: /no/where}}", "cache.l2.password_file: '/no/where': No such file"),
     ],
 )
