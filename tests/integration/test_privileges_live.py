@@ -26,8 +26,8 @@ NOBODY = pwd.getpwnam("nobody")
 def openly() -> tuple[str, ...]:
     """A command to run a server under, so that every user can read the interpreter and the checkout.
 
-    Both may lie below a directory that is root's alone (/root). Then the server sees an empty one in its place,
-    in a mount namespace of its own, with nothing in it except what every user needs.
+    Both may lie below a directory that is root's alone (/root). Then the server sees an empty one in its
+    place, in a mount namespace of its own, with nothing in it except what every user needs.
     """
     needed = dict.fromkeys((Path(sys.base_prefix).resolve(), ROOT, Path(sys.prefix)))
     closed = {
