@@ -28,7 +28,6 @@ from acme_wsgi.answer cimport (
     LIST_RUN,
     LOG_BATCH,
     Service,
-    grant,
 )
 from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.http.chunked cimport Chunked, chunked_next, chunked_start
@@ -193,8 +192,6 @@ cdef class Waiting(Answering):
         self.reactor.seen_ns = now
         service.slot.data.bytes_in += taken
         service.slot.count_response(status, sent, now - since)
-        if self.reactor.lists[LIST_QUEUE].length:
-            grant(self.reactor, service)
         if entry is None or service.log_entries is None:
             return 0
         address, method, target, protocol, *rest = entry

@@ -53,6 +53,7 @@ cdef class Reactor:
     cdef int event_index
     cdef bint batch_done
     cdef bint armed
+    cdef bint continued        # there is something left of the slice for the next round
     cdef int64_t until         # when this batch has had its share
     cdef int64_t waiting_ns    # since when the channel whose turn it is stood in the ready queue, 0 = it did not
     cdef object leader

@@ -334,7 +334,10 @@ cdef class Reactor:
         """In the hub: let leaders work until the batch is done, then wake those whose wait is over."""
         cdef Channel channel
         cdef list woken
-        self.until = monotonic_ns() + SLICE_NS
+        cdef int64_t now = monotonic_ns()
+        if not self.continued:
+            self.until = now + SLICE_NS
+        self.continued = False
         while True:
             self.batch_done = False
             if self.idle_greenlets:
@@ -348,7 +351,7 @@ cdef class Reactor:
                 break
         self.leader = None
         if self.event_index < self.event_count:
-            self.put_off(self.until - SLICE_NS)
+            self.put_off(now)
         if self.woken:
             woken, self.woken = self.woken, []
             for waiting in woken:
@@ -356,9 +359,13 @@ cdef class Reactor:
                 if channel.greenlet is not None:
                     switch_to(channel.greenlet)
         if self.ready and not self.armed and self.resume is not None:
-            # Not a callback: the loop runs dozens of those before it looks at timers and descriptors again.
-            self.armed = True
-            self.resume.start(self._on_ready)
+            if self.seen_ns <= self.until:
+                self.continued = True
+                self.arm()
+            else:
+                # Not by a callback: the loop runs dozens of those before it looks at timers and descriptors again.
+                self.armed = True
+                self.resume.start(self._on_ready)
         self.on_batch()
         return 0
 
