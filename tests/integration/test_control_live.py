@@ -218,6 +218,16 @@ def test_everything_that_status_says(site: Site) -> None:
 # -- stop
 
 
+def test_validate_knows_the_running_servers_port(site: Site) -> None:
+    site.start()
+    port = int(site.ask("status")["addresses"][0].rpartition(":")[2])
+    site.write("30-port.yaml", server={"port": port})
+    found = site.ask("validate")
+    assert found["ok"]
+    [check] = [check for check in found["checks"] if check["name"] == "port free"]
+    assert check["ok"] and check["detail"].startswith("held by the running server")
+
+
 def test_stop_lets_open_requests_finish(site: Site) -> None:
     site.start()
     slept: list[str] = []
