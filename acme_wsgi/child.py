@@ -83,7 +83,8 @@ class Child:
             while self.report >= 0:
                 said = os.read(self.report, 65536)
                 self.said += said
-                if not said or len(self.said) > _MAX_REPORT:
+                # The line's end, not the pipe's: what an application forks while it loads has that too.
+                if not said or b"\n" in said or len(self.said) > _MAX_REPORT:
                     self.close_report()
         if self.report < 0 and not self.ready and self.said.startswith(b'{"ready"'):
             self.ready = time.monotonic()

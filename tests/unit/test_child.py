@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from typing import Any, cast
 
@@ -62,3 +63,20 @@ def test_a_worker_that_died_without_a_word_is_told_with_its_stacks(said: bytes) 
     assert isinstance(error, BootError)
     assert error.cause == "was ended by SIGKILL while starting (was starting for 700.0 s)"
     assert error.traceback == "in f"
+
+
+def test_a_report_ends_with_its_line_whoever_else_holds_the_pipe() -> None:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(reading, False)
+    starting = child()
+    starting.report = reading
+    try:
+        os.write(writing, b'{"rea')
+        starting.read_report()
+        assert not starting.ready
+        os.write(writing, b'dy": true}\n')  # and the end stays open, in what the application has forked
+        starting.read_report()
+        assert starting.ready and starting.report == -1
+    finally:
+        os.close(writing)
+        starting.close_report()
