@@ -171,14 +171,15 @@ def start_error(child: Child, status: int, stacks: str) -> AcmeError:
     """
     try:
         said = json.loads(child.said)
-    except ValueError:
+        if "problems" in said:
+            return ConfigError(Problem(*problem) for problem in said["problems"])
+        if "limit" in said:
+            return ResourceError(str(said["limit"]))
+        return BootError(str(said["where"]), str(said["cause"]), str(said["traceback"]))
+    except (ValueError, TypeError, KeyError, RecursionError):  # nothing, "ready", or not by us
+        when = "as soon as it was ready" if child.ready else "while starting"
         why = f" ({child.killed})" if child.killed else ""
-        return BootError(f"worker {child.number}", f"{ended_how(status)} while starting{why}", stacks)
-    if "problems" in said:
-        return ConfigError(Problem(*problem) for problem in said["problems"])
-    if "limit" in said:
-        return ResourceError(said["limit"])
-    return BootError(said["where"], said["cause"], said["traceback"])
+        return BootError(f"worker {child.number}", f"{ended_how(status)} {when}{why}", stacks)
 
 
 def ended_how(status: int) -> str:

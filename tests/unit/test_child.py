@@ -80,3 +80,14 @@ def test_a_report_ends_with_its_line_whoever_else_holds_the_pipe() -> None:
     finally:
         os.close(writing)
         starting.close_report()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"[]", b"7", b'"where"', b'{"problems": 7}', b'{"problems": [[]]}', b'{"where": "w"}', b"[" * 200_000],
+)
+def test_what_is_no_report_is_as_good_as_none(said: bytes) -> None:
+    dead = child()
+    dead.said = said
+    error = child_.start_error(dead, 3 << 8, "")
+    assert isinstance(error, BootError) and error.cause == "exited with status 3 while starting"

@@ -41,6 +41,8 @@ def behave(task: worker.Assignment) -> int:
     task.slot.beat()
     os.write(task.report, b'{"ready": true}\n')
     os.close(task.report)
+    if "fleeting" in told:
+        os.kill(os.getpid(), signal.SIGKILL)
     if "stubborn" in told:
         while True:
             signal.pause()
@@ -156,6 +158,19 @@ def test_a_generation_that_does_not_start_changes_nothing(cases: Cases, app: str
     case.attempt(case.generation(2, 5, app))
     case.until(lambda: case.outcomes)
     assert isinstance(case.outcomes[0], BootError)
+    assert case.settled() == before and case.crew.generation.number == 1
+
+
+def test_a_successor_that_dies_as_soon_as_it_is_ready_changes_nothing(cases: Cases) -> None:
+    case = cases(1)
+    before = case.settled()
+    case.attempt(case.generation(2, 1, "fleeting"))
+    successor = case.crew.places[0].successor
+    assert successor is not None
+    os.waitid(os.P_PID, successor.pid, os.WEXITED | os.WNOWAIT)  # both of it are there in one round
+    case.crew.step()
+    [error] = case.outcomes
+    assert isinstance(error, BootError) and error.cause == "was ended by SIGKILL as soon as it was ready"
     assert case.settled() == before and case.crew.generation.number == 1
 
 
