@@ -116,7 +116,7 @@ class Crew:
         """When (monotonic seconds) the next process is due to be started; infinity for "none is"."""
         if self._stopping:
             return float("inf")
-        due = [place.start_at for place in self.places if place.child is None and place.successor is None]
+        due = [place.start_at for place in self.places if self._misses(place)]
         return min(due, default=float("inf"))
 
     def _settle(self) -> None:
@@ -275,10 +275,15 @@ class Crew:
 
     # -- starting ----------
 
+    def _misses(self, place: Place) -> bool:
+        """Has it nobody? Who only tries the next generation may take its time, and may never be ready."""
+        successor = place.successor
+        return place.child is None and (successor is None or successor.generation is self._trial)
+
     def _start_missing(self) -> None:
         now = time.monotonic()
         for place in self.places:
-            if place.child is None and place.successor is None and now >= place.start_at:
+            if self._misses(place) and now >= place.start_at:
                 place.child = self._start(place, self.generation)
 
     def _start(self, place: Place, generation: Generation) -> Child | None:

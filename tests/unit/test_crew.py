@@ -174,6 +174,20 @@ def test_a_successor_that_dies_as_soon_as_it_is_ready_changes_nothing(cases: Cas
     assert case.settled() == before and case.crew.generation.number == 1
 
 
+def test_who_dies_during_a_trial_is_replaced_before_its_end(cases: Cases) -> None:
+    case = cases(1)
+    [first] = case.settled()
+    case.attempt(case.generation(2, 1, "slow"))
+    os.kill(first, signal.SIGKILL)
+    case.until(lambda: case.crew.serving and case.pids() != [first])
+    assert case.crew.trying and not case.outcomes
+    trial = case.crew.places[0].successor
+    assert trial is not None
+    os.kill(trial.pid, signal.SIGKILL)
+    case.until(lambda: case.outcomes)
+    assert len(case.settled()) == 1 and case.crew.generation.number == 1
+
+
 def test_more_and_fewer_workers(cases: Cases) -> None:
     case = cases(2)
     case.settled()
