@@ -38,6 +38,7 @@ SLOTS_PER_WORKER = 4
 FEWEST_SLOTS = 64
 
 _NO_SLOT = 0.5  # seconds until it is tried again when every slot is taken by workers that still leave
+_STRUGGLES = 3  # failures in a row after which nobody should wait for a place any more
 _WORN_AFTER = 10.0  # a worker serves at least this long before its memory is a reason to replace it
 
 log = logging.getLogger("acme.arbiter")
@@ -95,6 +96,11 @@ class Crew:
     def trying(self) -> bool:
         """Is a new generation being tried?"""
         return self._trial is not None
+
+    @property
+    def struggling(self) -> Place | None:
+        """A place whose next process can't start, again and again; it is tried on all the same."""
+        return next((place for place in self.places if place.failures >= _STRUGGLES), None)
 
     # -- one round of the arbiter's loop ----------
 

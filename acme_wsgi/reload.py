@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from acme_wsgi import cpus, limits, sockets
 from acme_wsgi import log as logs
-from acme_wsgi.child import log_with_stacks
+from acme_wsgi.child import Place, log_with_stacks
 from acme_wsgi.config import Config
 from acme_wsgi.config.compare import settle
 from acme_wsgi.errors import AcmeError, BootError, ConfigError
@@ -161,7 +161,12 @@ class Reload:
     def _finish(self, attempt: Attempt) -> None:
         """Once everybody serves the new generation."""
         arbiter = self.arbiter
-        if not attempt.holds or not arbiter.crew.settled:
+        if not attempt.holds:
+            return
+        if not arbiter.crew.settled:
+            place = arbiter.crew.struggling
+            if place is not None:
+                self._leave_unfinished(attempt, place)
             return
         self._attempt = None
         number = attempt.generation.number
@@ -182,6 +187,21 @@ class Reload:
                 workers=attempt.generation.workers,
             )
         arbiter.manager.ready(f"serving on {arbiter.where()}")
+
+    def _leave_unfinished(self, attempt: Attempt, place: Place) -> None:
+        """It holds, but somebody can't follow: what mends that is the next reload, which must not wait."""
+        self._attempt = None
+        arbiter = self.arbiter
+        number = attempt.generation.number
+        reason = (
+            f"generation {number} holds, but worker {place.index + 1} can't start with it; the log says why."
+            " It is tried again and again: mend it, or reload with what worked"
+        )
+        log.error("reload unfinished: %s", reason)
+        self._remember(reason, attempt.left)
+        for order in attempt.orders:
+            order.fail(reason, generation=number, changed=list(attempt.changed), left=list(attempt.left))
+        arbiter.manager.ready(f"serving on {arbiter.where()}; the last reload is unfinished")
 
     def _refused(self, orders: list[Order], error: AcmeError | OSError) -> None:
         """The old configuration stays: say why, to everybody who asked."""

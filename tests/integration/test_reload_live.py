@@ -139,6 +139,29 @@ def test_a_worker_that_dies_during_a_reload_is_replaced_all_the_same(acme: Launc
 # -- addresses
 
 
+def test_a_worker_that_cannot_follow_does_not_keep_the_next_reload_from_coming(acme: Launcher) -> None:
+    server = serve(acme)
+    server.errors_expected = True
+    # Whatever only one process can have: the first worker starts with it, the second can't.
+    only_one = (
+        "import fcntl\nlock = open('only-one', 'w')\nfcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+    )
+    (server.cwd / "shop.py").write_text(only_one + MARK)
+    answer = server.order("reload")
+    assert not answer["ok"] and answer["generation"] == 2
+    assert "generation 2 holds, but worker 2 can't start with it" in answer["error"]
+    assert (
+        server.status()["state"] == "serving" and server.status()["last_reload"]["error"] == answer["error"]
+    )
+    assert [worker["generation"] for worker in server.status()["workers"] if worker["state"] == "ready"] == [
+        2,
+        1,
+    ]
+    (server.cwd / "shop.py").write_text(MARK)
+    assert server.order("reload")["ok"]
+    assert [worker["generation"] for worker in server.status()["workers"]] == [3, 3]
+
+
 def test_a_new_address_is_opened_and_the_old_one_drained(acme: Launcher) -> None:
     slow = "from scripts.benchmarks.apps import sleep as app\n"
     server = acme(ROUTES, files={"shop.py": slow}, workers=2)
