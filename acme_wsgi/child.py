@@ -43,7 +43,6 @@ class Child:
     :ivar killed: why we killed it
     :ivar quota: it is replaced after so many requests, 0 = never
     :ivar leave_by: it was told to stop, and must be gone at this time
-    :ivar unwanted: it was killed because nobody needs it any more
     """
 
     pid: int
@@ -61,7 +60,6 @@ class Child:
     killed: str = ""
     quota: int = 0
     leave_by: float = 0.0
-    unwanted: bool = False
 
     @property
     def name(self) -> str:

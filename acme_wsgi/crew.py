@@ -142,8 +142,9 @@ class Crew:
         self._trial, self._outcome = generation, outcome
         for place in self.places:
             if place.successor is not None:  # it would bring what is about to be replaced
-                place.successor.unwanted = True
-                place.successor.kill("a reload comes first")
+                # Not killed: it may have got ready by now, and have taken in clients already.
+                self._dismiss(place.successor)
+                place.successor = None
         self._start_trial()
 
     def _start_trial(self) -> None:
@@ -432,7 +433,7 @@ class Crew:
         """A successor died before it was ready: whom it was to replace goes on."""
         if child.generation is self._trial:
             self._end_trial(start_error(child, status, child.stacks.read().threads))
-        elif not child.unwanted and not self._stopping:
+        elif not self._stopping:
             error = start_error(child, status, child.stacks.read().threads)
             pause = place.postpone()
             log_with_stacks(

@@ -223,6 +223,22 @@ def test_a_reload_comes_before_a_successor_that_only_replaces_the_worn(cases: Ca
     assert case.outcomes == [None] and case.settled() != [first]
 
 
+def test_a_successor_that_a_reload_overtakes_may_finish_what_it_has_begun(cases: Cases) -> None:
+    case = cases(1, "good", "server.max_requests=1")
+    [first] = case.settled()
+    child = case.crew.places[0].child
+    assert child is not None
+    child.slot.observe(200, 1, 1)
+    case.crew.step()
+    successor = case.crew.places[0].successor
+    assert successor is not None
+    wait_until(lambda: successor.slot.state == READY, "it serves, and the crew doesn't know yet")
+    case.attempt(case.generation(2, 1, "good"))
+    status = os.waitid(os.P_PID, successor.pid, os.WEXITED | os.WNOWAIT)
+    assert status is not None and (status.si_code, status.si_status) == (os.CLD_EXITED, 0)
+    assert case.pids() == [first]
+
+
 def test_the_worn_are_replaced_their_successor_first(cases: Cases) -> None:
     case = cases(2, "good", "server.max_requests=5", "server.max_requests_jitter=5")
     first, second = case.settled()
