@@ -11,6 +11,7 @@ output refuses (a full disk, a closed pipe); :meth:`Sink.losses` is how the owne
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -281,7 +282,21 @@ def _leads_to(descriptor: int, file: os.stat_result) -> bool:
 def _open(path: str) -> int:
     """Open a log file for appending. Without O_NONBLOCK a FIFO that nobody reads would block the caller."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-    return os.open(path, flags, FILE_MODE)
+    if os.geteuid() != 0:
+        return os.open(path, flags, FILE_MODE)
+    # Root must not write wherever the owner of the directory, who may be the workers' account, points to.
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, FILE_MODE)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    owner = os.lstat(path).st_uid
+    if owner != 0:
+        reason = (
+            f"a symbolic link of user {owner}, through which root does not write; chown -h root makes it good"
+        )
+        raise OSError(errno.ELOOP, reason, path)
+    return os.open(path, flags, FILE_MODE)  # /dev/stdout, or where the administrator wants it
 
 
 def _pieces(fd: int, data: bytes) -> Iterator[memoryview]:

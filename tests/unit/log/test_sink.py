@@ -284,3 +284,20 @@ def test_a_process_without_room_for_a_thread_keeps_the_lines_for_later(opened, t
     assert sink.put(b"second\n", 1)
     assert sink.drain(PATIENCE)
     assert (tmp_path / "log").read_bytes() == b"first\nsecond\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a link to another account")
+def test_root_writes_through_no_link_but_its_own(opened, tmp_path):
+    link, target = tmp_path / "log", tmp_path / "target"
+    link.symlink_to(target)
+    os.lchown(link, 65534, 65534)
+    with pytest.raises(OSError, match="a symbolic link of user 65534"):
+        open_sink(str(link))
+    assert not target.exists()
+    os.lchown(link, 0, 0)
+    sink = opened(link)
+    os.lchown(link, 65534, 65534)
+    with pytest.raises(OSError, match="a symbolic link of user 65534"):
+        sink.reopen()
+    sink.put(b"line\n", 1)
+    assert sink.drain(PATIENCE) and target.read_bytes() == b"line\n"
