@@ -254,7 +254,7 @@ class Crew:
 
     def resume(self) -> None:
         """A `stop` is taken back: whoever leaves goes on leaving, and every place is filled anew."""
-        self._stopping = False
+        self._stopping = self.settled = False
         for place in self.places:
             self.leaving += [child for child in (place.child, place.successor) if child is not None]
             place.child = place.successor = None

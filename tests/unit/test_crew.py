@@ -284,6 +284,7 @@ def test_a_stop_and_a_stop_that_is_taken_back(cases: Cases) -> None:
     case.crew.stop(quick=False)
     case.until(lambda: not any(case.crew))
     case.crew.resume()
+    assert not case.crew.settled, "nobody serves yet"
     assert len(case.settled()) == 2 and not set(before) & set(case.pids())
 
 
