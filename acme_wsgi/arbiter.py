@@ -73,7 +73,7 @@ class Arbiter:
     reload: Reload = field(init=False)
     manager: Manager = field(init=False)
     home: str = ""  # the directory that the server was started in
-    directory: str = ""  # the runtime_dir in use
+    directory: str = ""  # the runtime_dir in use, "" if there is none
     announced: bool = False
     stopping: bool = False
     program: upgrade.Program | None = None  # the one that shall follow us, or has
@@ -155,7 +155,7 @@ class Arbiter:
         for number in (*_SIGNALS, *_WITHOUT_EFFECT):
             signal.signal(number, _nothing)  # the number itself goes through the pipe
         signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        self.directory = self.config.server.runtime_dir or default_directory(self.environ)
+        self.directory = self._runtime_directory()
         if self._handover is None:
             self._open_control(None)
         self.warn(workers, files)
@@ -176,8 +176,18 @@ class Arbiter:
                 files,
             )
 
+    def _runtime_directory(self) -> str:
+        """Where the control socket goes; "" is nowhere: what others put into /tmp stops nobody."""
+        try:
+            return self.config.server.runtime_dir or default_directory(self.environ)
+        except ControlError as error:
+            log.warning("%s", error)
+            return ""
+
     def _open_control(self, predecessor: int | None) -> None:
         """Let orders in; of a `predecessor` (process id) the socket's place is taken."""
+        if not self.directory:
+            return
         try:
             self._control = Control.open(self.directory, self._obey, predecessor=predecessor)
         except ControlError as error:

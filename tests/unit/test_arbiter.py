@@ -8,6 +8,7 @@ import pytest
 
 from acme_wsgi.arbiter import Arbiter
 from acme_wsgi.config import load
+from acme_wsgi.control import ControlError
 from acme_wsgi.history import History
 from acme_wsgi.reload import Reload
 from acme_wsgi.scoreboard import Scoreboard
@@ -63,3 +64,16 @@ def test_a_reload_waits_until_the_server_is_up(arbiter: Arbiter) -> None:
 
 def test_no_upgrade_before_the_server_is_up(arbiter: Arbiter) -> None:
     assert answer(arbiter, "restart") == "the server is starting or stopping"
+
+
+def test_without_a_directory_for_the_control_socket_it_serves_all_the_same(
+    arbiter: Arbiter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_environ: object) -> str:
+        raise ControlError("'/tmp/acme-1' is somebody else's")
+
+    monkeypatch.setattr("acme_wsgi.arbiter.default_directory", refuse)
+    arbiter.directory = arbiter._runtime_directory()
+    arbiter._open_control(None)
+    assert arbiter._control is None
+    assert [record.getMessage() for record in caplog.records] == ["'/tmp/acme-1' is somebody else's"]
