@@ -156,6 +156,14 @@ class Crew:
         if place.successor is None:
             self._end_trial(AcmeError("no process could be started; the log says why"))
 
+    def end_trial(self, error: AcmeError) -> None:
+        """Nobody waits any longer for the generation that is tried; the outcome is told with `error`."""
+        place = self.places[0]
+        if place.successor is not None and place.successor.generation is self._trial:
+            self._dismiss(place.successor)
+            place.successor = None
+        self._end_trial(error)
+
     def _end_trial(self, error: AcmeError | None) -> None:
         generation, self._trial = self._trial, None
         assert generation is not None

@@ -25,6 +25,7 @@ from acme_wsgi.config import Config
 from acme_wsgi.config.compare import settle
 from acme_wsgi.errors import AcmeError, BootError, ConfigError
 from acme_wsgi.generation import Generation
+from acme_wsgi.watch import BOOT_REPORT
 
 if TYPE_CHECKING:
     from acme_wsgi.arbiter import Arbiter
@@ -86,7 +87,12 @@ class Reload:
     def advance(self) -> None:
         """Once a round: begin the one that is wanted, end the one that is done."""
         if self._attempt is not None:
-            self._finish(self._attempt)
+            if self._wanted and self._hangs(self._attempt):
+                self.arbiter.crew.end_trial(
+                    AcmeError("it did not get ready, and another reload was asked for")
+                )
+            else:
+                self._finish(self._attempt)
         elif self._wanted and self.arbiter.announced and self.arbiter.program is None:
             self._wanted = False
             orders, self._orders = self._orders, []
@@ -94,6 +100,12 @@ class Reload:
                 self._begin(orders)
             except (AcmeError, OSError) as error:
                 self._refused(orders, error)
+
+    @staticmethod
+    def _hangs(attempt: Attempt) -> bool:
+        """Has its one worker been starting for so long that the log says where it stands?"""
+        patience = max(BOOT_REPORT, attempt.generation.config.server.timeout)
+        return not attempt.holds and time.monotonic() - attempt.began > patience
 
     def _begin(self, orders: list[Order]) -> None:
         """Read the configuration and try it with one worker; raises what keeps that from happening."""

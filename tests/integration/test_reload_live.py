@@ -162,6 +162,18 @@ def test_a_worker_that_cannot_follow_does_not_keep_the_next_reload_from_coming(a
     assert [worker["generation"] for worker in server.status()["workers"]] == [3, 3]
 
 
+def test_a_reload_that_hangs_is_ended_by_the_next(acme: Launcher) -> None:
+    server = serve(acme, {"server": {"timeout": "1s"}}, workers=1)
+    server.errors_expected = True
+    (server.cwd / "shop.py").write_text("import time\ntime.sleep(1000)\n")
+    server.tell(signal.SIGHUP)
+    server.wait_for_log("has been starting for")
+    (server.cwd / "shop.py").write_text(MARK)
+    answer = server.order("reload")
+    assert answer["ok"] and answer["generation"] == 2
+    server.wait_for_log("reload refused, nothing was changed: it did not get ready, and another reload")
+
+
 def test_a_new_address_is_opened_and_the_old_one_drained(acme: Launcher) -> None:
     slow = "from scripts.benchmarks.apps import sleep as app\n"
     server = acme(ROUTES, files={"shop.py": slow}, workers=2)
