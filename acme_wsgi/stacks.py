@@ -228,7 +228,7 @@ def _cut(value: Any, limit: int = _MAX_TEXT) -> str:
 
 # -- from stacks to a place ---------------------------------------------------------------------------------
 
-_FILE = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
+_FILE = re.compile(r'^  File "(.*)", line (\d{1,9}) in (.*)$', re.MULTILINE)
 _INSTALLED = re.compile(r".*/(?:site|dist)-packages/")
 _STDLIB = tuple({sysconfig.get_path(name) + "/" for name in ("stdlib", "platstdlib")})
 _OURS = str(Path(__file__).parent) + "/"

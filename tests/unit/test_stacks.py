@@ -284,3 +284,7 @@ def test_before_there_is_an_engine_the_line_is_told(rig: Rig) -> None:
     asked.reporter._engine = None
     found = asked.here()
     assert found.whole and found.doing is None and found.frames
+
+
+def test_a_line_number_that_is_none_is_no_reason_to_fail() -> None:
+    assert frames_of(f'  File "x", line {"1" * 5000} in f\n  File "y", line 2 in g') == (("y", 2, "g"),)
