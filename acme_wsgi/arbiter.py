@@ -33,7 +33,7 @@ from acme_wsgi.scoreboard import Scoreboard
 from acme_wsgi.stacks import STACK_SIGNAL
 from acme_wsgi.status import describe
 from acme_wsgi.systemd import Manager
-from acme_wsgi.watch import Watch
+from acme_wsgi.watch import BOOT_LIMIT, BOOT_REPORT, Watch
 
 SECOND = 1.0
 """How often the history is written, logs are rotated, and the service manager hears that we live."""
@@ -79,6 +79,8 @@ class Arbiter:
     program: upgrade.Program | None = None  # the one that shall follow us, or has
     _account: privileges.Account | None = None
     _handover: handover.Handover | None = None
+    _given_up: list[sockets.Listener] = field(default_factory=list)  # the predecessor may need them again
+    _given_up_at: float = 0.0  # until then
     _control: Control | None = None
     _watch: Watch = field(init=False)
     _pipe: tuple[int, int] = (-1, -1)
@@ -238,8 +240,16 @@ class Arbiter:
         self.history.sample(now, {child.slot.index: child.pid for child in self.crew})
         if logs.rotate(self.config.logging, owner=self._owner()):
             self.crew.tell_all(signal.SIGUSR1)
+        if self._given_up and now >= self._given_up_at:
+            self._forget_given_up()
         if self.crew.serving or self._followed:
             self.manager.watchdog(now)
+
+    def _forget_given_up(self) -> None:
+        """Remove the UNIX sockets that the predecessor listened on and we don't."""
+        for listener in self._given_up:
+            listener.unlink()
+        self._given_up.clear()
 
     def _announce(self) -> None:
         """Say once that all workers serve."""
@@ -255,9 +265,8 @@ class Arbiter:
         self.manager.ready(f"serving on {where}", main=self._handover is None)
         if self._handover is not None:
             self._handover.serve()
-            for listener in self._handover.listeners:
-                if listener not in self.listeners:
-                    listener.unlink()
+            self._given_up = [each for each in self._handover.listeners if each not in self.listeners]
+            self._given_up_at = time.monotonic() + upgrade.PROOF
             self._handover = None
 
     def where(self) -> str:
@@ -353,9 +362,9 @@ class Arbiter:
         if self.stopping or not self.announced:
             why_not = "the server is starting or stopping"
         elif self.program is not None:
-            why_not = f"pid {self.program.pid} is already following"
+            why_not = self._hurry_program(self.program)
         elif self.reload.busy:
-            why_not = "a reload is going on"
+            why_not = "a reload is going on (another reload ends one that hangs)"
         if why_not:
             log.warning("no upgrade: %s", why_not)
             if order is not None:
@@ -370,12 +379,24 @@ class Arbiter:
             if order is not None:
                 order.fail(f"the next program can't be started: {error.strerror}")
 
+    def _hurry_program(self, program: upgrade.Program) -> str:
+        """Another upgrade is asked for while one is under way, which is ended if it hangs; what to answer."""
+        if program.ready or not program.hangs(max(BOOT_REPORT, self.config.server.timeout)):
+            return f"pid {program.pid} is already following"
+        program.abandon("it did not get ready, and another upgrade was asked for")
+        return f"pid {program.pid} did not get ready and is ended now; ask again"
+
     def _follow_program(self) -> None:
         """Hear whether the next program serves; then the workers of this one finish."""
         if self.program is None or self.program.ready:
             return
         self.program.listen()
+        if not self.program.ready and self.program.hangs(BOOT_LIMIT):
+            self.program.abandon(f"it did not get ready within {BOOT_LIMIT:g} s")
         if self.program.ready:
+            if self.reload.busy:
+                self._pass_on(signal.SIGHUP)  # it may have read the configuration before that was asked for
+                self.reload.cancel("another program serves now, and is told to reload")
             handover.surrender(self.listeners)
             if self._control is not None:
                 self._control.close()
@@ -412,7 +433,10 @@ class Arbiter:
                 listener.owner = os.getpid()
             self.crew.resume()
             self.announced = False
-            pidfile.write(self.config.server.pid_file)
+            try:
+                pidfile.write(self.config.server.pid_file)
+            except limits.ResourceError as error:
+                log.error("%s", error)
             self._open_control(pid)
         elif program.ready and not self.stopping:
             self._begin_stop(quick=False)  # it served, and was stopped: so are we
@@ -441,6 +465,7 @@ class Arbiter:
         """Whatever happened, leave no process, no file and no handler behind."""
         if hasattr(self, "crew"):
             self.crew.take_down()
+        self._forget_given_up()
         for listener in self.listeners:
             listener.unlink()
             listener.close()

@@ -305,6 +305,7 @@ class Crew:
         """A new process for the place; None, and the place postponed, if there can't be one now."""
         slot = self._free_slot()
         if slot is None:
+            log.warning("worker %d can't be started yet: too many others still leave", place.index + 1)
             place.start_at = time.monotonic() + _NO_SLOT
             return None
         stacks = None

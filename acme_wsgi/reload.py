@@ -75,14 +75,17 @@ class Reload:
         self._wanted = True
         if order is not None:
             order.progress("asked for")
-            self._orders.append(order)
+            self._orders = [each for each in self._orders if not each.gone] + [order]
 
     def cancel(self, reason: str) -> None:
-        """No reload will happen any more."""
+        """No reload will happen any more; one under way stops where it is."""
+        attempt, self._attempt = self._attempt, None
         self._wanted = False
-        for order in self._orders:
+        for order in [*self._orders, *(attempt.orders if attempt is not None else ())]:
             order.fail(reason)
         self._orders.clear()
+        if attempt is not None and not attempt.holds:
+            sockets.undo(attempt.before, attempt.generation.listeners)
 
     def advance(self) -> None:
         """Once a round: begin the one that is wanted, end the one that is done."""
@@ -147,7 +150,8 @@ class Reload:
     def _tried(self, error: AcmeError | None) -> None:
         """The first worker is ready, or will never be."""
         attempt = self._attempt
-        assert attempt is not None
+        if attempt is None:
+            return  # cancelled
         if error is not None:
             self._attempt = None
             sockets.undo(attempt.before, attempt.generation.listeners)

@@ -62,6 +62,7 @@ cdef class Scoreboard:
     cdef object memory
     cdef BoardData *data
     cdef SlotData *slots
+    cdef int64_t walked(self) noexcept nogil
     cdef int64_t total_connections(self) noexcept nogil
     cdef int64_t oldest_idle_elsewhere(self, int own) noexcept nogil
     cdef int64_t fewest_connections(self) noexcept nogil

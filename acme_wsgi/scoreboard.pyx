@@ -292,13 +292,18 @@ cdef class Scoreboard:
     @property
     def used(self):
         """How many slots, from the first, anybody has ever taken. The arbiter's to raise."""
-        return self.data.used
+        return self.walked()
 
     @used.setter
     def used(self, int value):
-        if not self.data.used <= value <= self.size:
-            raise ValueError(f"{value} slots of {self.size}, and {self.data.used} are in use")
+        if not 0 <= value <= self.size:
+            raise ValueError(f"{value} slots of {self.size}")
         self.data.used = value
+
+    cdef int64_t walked(self) noexcept nogil:
+        """How many slots to walk: what the memory says, which any worker might have spoilt, within its bounds."""
+        cdef int64_t used = self.data.used
+        return 0 if used < 0 else self.size if used > self.size else used
 
     def slot(self, int index):
         """The slot with this index; IndexError past the last."""
@@ -316,7 +321,7 @@ cdef class Scoreboard:
         Of the slot with this index, or the sum of all. Cheap: for who looks every second.
         """
         cdef uint64_t row[_NUMBERS_LENGTH]
-        cdef int at, first = 0, end = self.data.used
+        cdef int at, first = 0, end = self.walked()
         if index is not None:
             first = index
             end = first + 1
@@ -330,7 +335,7 @@ cdef class Scoreboard:
     def totals(self):
         """The sum over all slots of every number that can be summed."""
         result = {}
-        for index in range(self.data.used):
+        for index in range(self.walked()):
             for name, value in self.slot(index).snapshot().items():
                 if name not in _NOT_SUMMED:
                     result[name] = result.get(name, 0) + value
@@ -338,21 +343,21 @@ cdef class Scoreboard:
 
     def latency(self):
         """The latency histogram of the whole server, aligned with `bucket_edges()`."""
-        if not self.data.used:
+        if not self.walked():
             return [0] * _BUCKETS
-        columns = zip(*(self.slot(index).latency() for index in range(self.data.used)), strict=True)
+        columns = zip(*(self.slot(index).latency() for index in range(self.walked())), strict=True)
         return [sum(column) for column in columns]
 
     cdef int64_t total_connections(self) noexcept nogil:
         cdef int64_t total = 0, index
-        for index in range(self.data.used):
+        for index in range(self.walked()):
             total += self.slots[index].connections
         return total
 
     cdef int64_t oldest_idle_elsewhere(self, int own) noexcept nogil:
         """When the longest-idle connection of the other workers went idle (ns), or 0 if none is."""
         cdef int64_t oldest = 0, at, index
-        for index in range(self.data.used):
+        for index in range(self.walked()):
             if index == own or self.slots[index].idle <= 0:
                 continue
             at = self.slots[index].oldest_idle_ns
@@ -363,7 +368,7 @@ cdef class Scoreboard:
     cdef int64_t fewest_connections(self) noexcept nogil:
         """Connections of the ready worker that holds the fewest; -1 when none is ready."""
         cdef int64_t fewest = -1, index
-        for index in range(self.data.used):
+        for index in range(self.walked()):
             if self.slots[index].state == 2 and (fewest < 0 or self.slots[index].connections < fewest):
                 fewest = self.slots[index].connections
         return fewest

@@ -50,6 +50,7 @@ class Program:
     since: float = 0.0
     _said: bytes = b""
     _began: float = field(default_factory=time.monotonic)
+    _given_up: bool = False
 
     @property
     def ready(self) -> bool:
@@ -60,6 +61,10 @@ class Program:
     def proven(self) -> bool:
         """Has it served for long enough to be left alone?"""
         return self.ready and time.monotonic() - self.since >= PROOF
+
+    def hangs(self, seconds: float) -> bool:
+        """Has it been starting for longer than that, and has nobody given it up yet?"""
+        return not self.ready and not self._given_up and time.monotonic() - self._began > seconds
 
     def listen(self) -> None:
         """Take what it says."""
@@ -90,6 +95,7 @@ class Program:
 
     def abandon(self, why: str) -> None:
         """It shall not follow after all."""
+        self._given_up = True
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
         if self.order is not None:
