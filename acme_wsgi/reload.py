@@ -171,8 +171,10 @@ class Reload:
         except ConfigError as problem:
             log.warning("the arbiter goes on logging as before: %s", problem)
         arbiter.warn(attempt.generation.workers, limits.raise_descriptor_limit())
+        workers = attempt.generation.workers
+        others = f"; replacing the others of {workers} workers" if workers > 1 else ""
         for order in attempt.orders:
-            order.progress(f"it serves; replacing the others of {attempt.generation.workers} workers")
+            order.progress(f"it serves{others}")
 
     def _finish(self, attempt: Attempt) -> None:
         """Once everybody serves the new generation."""
@@ -185,12 +187,12 @@ class Reload:
                 self._leave_unfinished(attempt, place)
             return
         self._attempt = None
-        number = attempt.generation.number
+        number, workers = attempt.generation.number, attempt.generation.workers
         took = time.monotonic() - attempt.began
         changed = ", ".join(attempt.changed) or "nothing in the configuration"
         log.info(
-            "reloaded: generation %d, %d workers on %s after %.1f s; changed: %s",
-            number, attempt.generation.workers, arbiter.where(), took, changed,
+            "reloaded: generation %d, %d %s on %s after %.1f s; changed: %s",
+            number, workers, "worker" if workers == 1 else "workers", arbiter.where(), took, changed,
         )  # fmt: skip
         for sentence in attempt.left:
             log.warning("left by the reload: %s", sentence)

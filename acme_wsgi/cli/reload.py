@@ -68,15 +68,17 @@ def _accepted(options: argparse.Namespace, directory: str) -> int:
 
 
 def _refused(answer: dict[str, Any]) -> ControlError:
-    problems = "".join(f"\n  {each}" for each in _texts(answer.get("problems")))
     reason = answer.get("error", "no reason given")
+    # A single problem is the reason already.
+    problems = "".join(f"\n  {each}" for each in _texts(answer.get("problems")) if each != reason)
     return Refused(f"not reloaded, the old configuration stays: {reason}{problems}", answer)
 
 
 def _report(answer: Mapping[str, Any]) -> list[str]:
     """The end of a reload, for a person."""
     workers, generation = shown(answer.get("workers")), shown(answer.get("generation"))
-    lines = [f"reloaded: generation {generation}, {workers} workers"]
+    noun = "worker" if answer.get("workers") == 1 else "workers"
+    lines = [f"reloaded: generation {generation}, {workers} {noun}"]
     changed = [shown(each) for each in _texts(answer.get("changed"))]
     lines.append("changed: " + (", ".join(changed) or "nothing"))
     left = [shown(each) for each in _texts(answer.get("left"))]

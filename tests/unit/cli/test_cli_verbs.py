@@ -172,6 +172,18 @@ def test_reload_that_leaves_the_old_configuration(arbiter: Start, capsys: Output
     assert answer == {"error": "2 problems", "ok": False, "problems": ["a.yaml:1: b", "a.yaml:2: \x1b"]}
 
 
+def test_reload_says_a_single_problem_once(arbiter: Start, capsys: Output) -> None:
+    arbiter(reload={"error": "a.yaml:1: b", "problems": ["a.yaml:1: b"]})
+    assert manage.main(["reload", "--wait"]) == 1
+    assert capsys.readouterr().err == "not reloaded, the old configuration stays: a.yaml:1: b\n"
+
+
+def test_reload_of_a_single_worker(arbiter: Start, capsys: Output) -> None:
+    arbiter(reload={"generation": 2, "workers": 1, "changed": [], "left": []})
+    assert manage.main(["reload", "--wait"]) == 0
+    assert capsys.readouterr().out == "reloaded: generation 2, 1 worker\nchanged: nothing\n"
+
+
 def test_reload_without_waiting_leaves_once_it_is_accepted(arbiter: Start, capsys: Output) -> None:
     arbiter(reload={"progress": ["reading the configuration"], "silent": True})
     assert manage.main(["reload"]) == 0
