@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from acme_wsgi.cli import client, daemon, start
 from acme_wsgi.cli.server import (
     NotRunning,
+    Refused,
     add_json_argument,
     answered,
     find_directory,
@@ -45,6 +46,9 @@ def _restart(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     except NotRunning:
         wanted = daemon.program(options, environ)
         return start.report(options, daemon.launch(wanted, environ), wanted.directory)
+    except Refused as error:
+        reason = error.answer.get("error", "no reason given")
+        raise Refused(f"not restarted, the old program goes on: {reason}", error.answer) from error
     pid = answer.get("pid")
     tell(options, {"pid": pid}, f"restarted: pid {shown(pid)} serves now; the old one ends its open requests")
     return 0

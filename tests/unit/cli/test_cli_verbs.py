@@ -113,6 +113,10 @@ def test_restart_that_fails(arbiter: Start, capsys: Output) -> None:
         "error": "the new program ended with status 3",
         "ok": False,
     }
+    assert manage.main(["restart"]) == 1
+    assert capsys.readouterr().err == (
+        "not restarted, the old program goes on: the new program ended with status 3\n"
+    )
 
 
 def test_restart_where_none_runs_and_nothing_is_named(run_dir: Path, capsys: Output) -> None:
