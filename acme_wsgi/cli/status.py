@@ -12,7 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from acme_wsgi.cli import client
-from acme_wsgi.cli.server import NotRunning, add_json_argument, add_server_arguments, find_directory, shown
+from acme_wsgi.cli.server import (
+    NotRunning,
+    add_json_argument,
+    add_server_arguments,
+    answered,
+    find_directory,
+    shown,
+)
 
 NAME = "status"
 HELP = "show how the running server is; exits with 0 if it serves, 1 if it runs but does not serve, 3 if none"
@@ -40,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Show it; returns 0, 1 or 3."""
+    return answered(options, lambda: _status(options, environ))
+
+
+def _status(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     directory = find_directory(options, environ)
     try:
         answer = client.call(directory, "status")
@@ -81,6 +92,7 @@ def _shown(answer: Mapping[str, Any]) -> Iterator[str]:
         ("configuration", _joined(answer.get("config")) or "none but the command line"),
         ("runtime dir", shown(answer.get("runtime_dir"))),
         ("log", shown(logs.get("error") or "-")),
+        ("errors", shown(logs.get("errors") or "")),
         ("access log", shown(logs.get("access") or "none")),
         ("last reload", _reload(answer.get("last_reload"))),
         ("systemd", shown(answer.get("systemd") or "")),

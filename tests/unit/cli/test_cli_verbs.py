@@ -304,3 +304,6 @@ def test_status_of_one_that_does_not_answer(
     process.send_signal(signal.SIGSTOP)
     assert manage.main(["status"]) == 1
     assert "did not answer within 0.1 s" in capsys.readouterr().err
+    assert manage.main(["status", "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is False and "did not answer within 0.1 s" in answer["error"]
