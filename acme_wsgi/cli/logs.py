@@ -95,7 +95,9 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _of_server(options: argparse.Namespace, status: Mapping[str, Any]) -> int:
     logs = status.get("logs")
-    output = logs.get("access" if options.access else "error") if isinstance(logs, dict) else None
+    logs = logs if isinstance(logs, dict) else {}
+    which = _which(options, logs)
+    output = logs.get(which)
     if output is None:
         raise NoLines("the server writes no access log: logging.access.enabled turns it on")
     if str(output).startswith("/"):
@@ -107,11 +109,27 @@ def _of_server(options: argparse.Namespace, status: Mapping[str, Any]) -> int:
     if invocation is not None and _goes_to(status.get("pid"), str(output)) in ("a socket", "?"):
         return _interruptible(options, None, str(invocation))
     where = _goes_to(status.get("pid"), str(output)).replace("?", "not for us to look at")
-    key = "logging.access.output" if options.access else "logging.output"
+    key = {"access": "logging.access.output", "error": "logging.output"}.get(which, "logging.error.output")
     raise NoLines(
         f"the server (pid {display.text(status.get('pid'))}) writes this log to its {display.text(output)},"
         f" which is {where}: what was written there can't be read back. {key}: /path/to/a/file keeps it"
     )
+
+
+def _which(options: argparse.Namespace, logs: Mapping[str, Any]) -> str:
+    """Which of the logs is asked for. Errors may have an output of their own, and stand nowhere else."""
+    if options.access:
+        return "access"
+    errors = logs.get("errors")
+    if errors in (None, logs.get("error")):
+        return "error"
+    if options.level in ("error", "critical"):
+        return "errors"
+    print(
+        f"errors are not in this log but go to {display.text(errors)}: --level error shows them",
+        file=sys.stderr,
+    )
+    return "error"
 
 
 def _configured_file(options: argparse.Namespace, environ: Mapping[str, str]) -> str | None:
@@ -120,8 +138,10 @@ def _configured_file(options: argparse.Namespace, environ: Mapping[str, str]) ->
         config = load_config(options, environ)
     except ConfigError:
         return None  # a warning about it has been given
-    output = config.logging.access.output if options.access else config.logging.output
-    return output if output.startswith("/") else None
+    logging = config.logging
+    logs = {"access": logging.access.output, "error": logging.output, "errors": logging.error.output}
+    output = logs[_which(options, logs)]
+    return output if output is not None and output.startswith("/") else None
 
 
 # -- where a standard stream goes -------------------------------------------------------------------------

@@ -95,6 +95,22 @@ def test_only_what_is_serious(
     assert shown(talker, capsys, "--level", level) == wanted
 
 
+def test_errors_that_have_a_file_of_their_own(
+    log: Path, talker: Talker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = log.with_name("errors.log")
+    errors.write_text(LINES[1] + "\n")
+    talker.answers["status"]["logs"]["errors"] = str(errors)
+    assert shown(talker, capsys, "--level", "error") == LINES[1:2]
+    assert shown(talker, capsys, "--access") == ["an access"]
+    assert manage.main(["logs", "--runtime-dir", str(talker.directory)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == LINES
+    assert captured.err == f"errors are not in this log but go to {errors}: --level error shows them\n"
+    talker.answers["status"]["logs"]["errors"] = str(log)
+    assert shown(talker, capsys, "--level", "error", "-n", "4") == [*LINES[1:4], LINES[5]]
+
+
 @pytest.mark.parametrize(
     "form",
     [
