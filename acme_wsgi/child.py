@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from acme_wsgi.errors import AcmeError, BootError, ConfigError, Problem
 from acme_wsgi.generation import Generation
@@ -43,6 +43,7 @@ class Child:
     :ivar killed: why we killed it
     :ivar quota: it is replaced after so many requests, 0 = never
     :ivar leave_by: it was told to stop, and must be gone at this time
+    :ivar before: what the slot counted for the processes that had it earlier
     """
 
     pid: int
@@ -60,6 +61,10 @@ class Child:
     killed: str = ""
     quota: int = 0
     leave_by: float = 0.0
+    before: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before = self.slot.snapshot()
 
     @property
     def name(self) -> str:

@@ -74,9 +74,9 @@ def _worker(arbiter: Arbiter, child: Child) -> dict[str, Any]:
         "in_flight": numbers["in_flight"],
         "idle": numbers["idle"],
         "queued": numbers["queued"],
-        "errors": numbers["errors"],
+        "errors": numbers["errors"] - child.before["errors"],
         "cpu_percent": arbiter.history.cpu_percent(slot),
         "pss": arbiter.history.pss(slot),
-        "stalls": numbers["stalls"],
+        "stalls": numbers["stalls"] - child.before["stalls"],
         "stalled": child.slot.stall(),
     }

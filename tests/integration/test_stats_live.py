@@ -162,6 +162,20 @@ def test_the_servers_counts_outlive_a_worker_and_the_workers_do_not(acme: Launch
     assert told["totals"]["statuses"]["200"] >= 55
 
 
+def test_what_a_dead_worker_counted_is_not_its_successors(acme: Launcher) -> None:
+    server = acme(app=APP)
+    server.errors_expected = True
+    assert server.get("/raise").status == 500
+    [worker] = server.status()["workers"]
+    assert (worker["requests"], worker["errors"]) == (1, 1)
+    os.kill(worker["pid"], signal.SIGKILL)
+    server.wait_for_log(r"worker 1 \(pid \d+\) was ended by SIGKILL")
+    wait_until(lambda: [each["state"] for each in server.status()["workers"]] == ["ready"], "its successor")
+    [successor] = server.status()["workers"]
+    assert successor["pid"] != worker["pid"]
+    assert (successor["requests"], successor["errors"], successor["stalls"]) == (0, 0, 0)
+
+
 def test_figures_go_on_through_a_reload(acme: Launcher) -> None:
     server = acme(app=APP, workers=2)
     get_many(server, 40)

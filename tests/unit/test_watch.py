@@ -28,6 +28,9 @@ class Slot:
     heartbeat = 0
     current = ""
 
+    def snapshot(self) -> dict[str, int]:
+        return {}
+
     def __init__(self) -> None:
         self.noted: list[Any] = []
 
