@@ -161,7 +161,7 @@ def _guarded(where: str, action: Callable[[], object], module: str = "") -> obje
 def _boot_error(where: str, error: BaseException) -> BootError:
     cause = "".join(traceback.format_exception_only(error)).strip()
     shown = "".join(traceback.format_exception(type(error), error, _theirs(error.__traceback__)))
-    return BootError(where, cause.splitlines()[-1] if cause else type(error).__name__, shown)
+    return BootError(where, cause.splitlines()[-1] if cause else type(error).__name__, shown.rstrip())
 
 
 def _theirs(trace: TracebackType | None) -> TracebackType | None:

@@ -129,6 +129,7 @@ def test_the_traceback_is_theirs_and_not_ours(here: Path) -> None:
     trace = caught.value.traceback
     assert trace.index("outer_module.py") < trace.index("inner_module.py") < trace.index("RuntimeError: deep")
     assert "appload.py" not in trace
+    assert trace == trace.rstrip(), "an empty line at its end would be one of the log"
     assert "importlib" not in trace
 
 
