@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from acme_wsgi.cli import client
+from acme_wsgi.cli import client, display
+from acme_wsgi.cli.display import Column
 from acme_wsgi.cli.server import (
     NotRunning,
     add_json_argument,
@@ -29,14 +31,23 @@ NOT_RUNNING = 3
 
 _SERVING = ("serving", "reloading", "upgrading")
 
-# Title, key and form of each column of the table of workers.
+# Each column of the table of workers, with the key and the form of its values.
 _COLUMNS = (
-    ("worker", "number", "count"), ("pid", "pid", "text"), ("state", "state", "text"),
-    ("gen", "generation", "text"), ("uptime", "uptime", "time"), ("requests", "requests", "count"),
-    ("errors", "errors", "count"), ("in flight", "in_flight", "count"), ("queued", "queued", "count"),
-    ("conns", "connections", "count"), ("idle", "idle", "count"), ("stalls", "stalls", "count"),
-    ("cpu", "cpu_percent", "percent"), ("memory", "pss", "size"),
-)  # fmt: skip
+    (Column("worker"), "number", "count"),
+    (Column("pid"), "pid", "text"),
+    (Column("state"), "state", "text"),
+    (Column("gen", spare=5), "generation", "text"),
+    (Column("uptime", spare=1), "uptime", "time"),
+    (Column("requests"), "requests", "count"),
+    (Column("errors"), "errors", "count"),
+    (Column("in flight", spare=3), "in_flight", "count"),
+    (Column("queued", spare=4), "queued", "count"),
+    (Column("conns", spare=6), "connections", "count"),
+    (Column("idle", spare=7), "idle", "count"),
+    (Column("stalls", spare=2), "stalls", "count"),
+    (Column("cpu"), "cpu_percent", "percent"),
+    (Column("memory"), "pss", "size"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,11 +117,8 @@ def _shown(answer: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    rows = [[title for title, _, _ in _COLUMNS]]
-    rows += [[_form(worker.get(key), form) for _, key, form in _COLUMNS] for worker in workers]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    rows = [[_form(worker.get(key), form) for _, key, form in _COLUMNS] for worker in workers]
+    yield from display.table([column for column, _, _ in _COLUMNS], rows, display.room_of(sys.stdout)[0])
     if not workers:
         yield "no worker runs"
 

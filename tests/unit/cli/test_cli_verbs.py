@@ -238,6 +238,15 @@ def test_status_of_a_serving_server(arbiter: Start, capsys: Output) -> None:
     assert len(lines[-1]) == len(lines[-2])
 
 
+def test_status_in_a_narrow_terminal(arbiter: Start, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acme_wsgi.cli.display.room_of", lambda _: (80, 24))
+    arbiter(status=STATUS)
+    assert manage.main(["status"]) == 0
+    *_, titles, row = capsys.readouterr().out.splitlines()
+    assert len(row) == len(titles) <= 80
+    assert titles.split()[:3] == ["worker", "pid", "state"] and titles.endswith("memory")
+
+
 def test_status_of_workers_that_stand_still_or_leave(arbiter: Start, capsys: Output) -> None:
     stalled = {"route": "/a\x1b[2J", "where": "shop.py:12 in total", "seconds": 2.1}
     arbiter(
