@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from acme_wsgi.cli import client, display, load_config, server, tail
+from acme_wsgi.cli import client, daemon, display, load_config, server, tail
 from acme_wsgi.errors import AcmeError, ConfigError
 from acme_wsgi.log import escape
 
@@ -84,11 +84,11 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     try:
         status = client.call(directory, "status")
     except server.NotRunning as error:
-        path = _configured_file(options, environ)
+        path = _configured_file(options, environ) or _left_by_a_daemon(options, directory)
         print(error, file=sys.stderr)
         if path is None:
             return NO_SERVER
-        print(f"the configuration says: {display.text(path)}", file=sys.stderr)
+        print(f"the last one's lines are in {display.text(path)}", file=sys.stderr)
         return _interruptible(options, path)
     return _of_server(options, status)
 
@@ -142,6 +142,12 @@ def _configured_file(options: argparse.Namespace, environ: Mapping[str, str]) ->
     logs = {"access": logging.access.output, "error": logging.output, "errors": logging.error.output}
     output = logs[_which(options, logs)]
     return output if output is not None and output.startswith("/") else None
+
+
+def _left_by_a_daemon(options: argparse.Namespace, directory: str) -> str | None:
+    """The file that a daemon had in its runtime directory because the configuration named none."""
+    path = Path(directory) / (daemon.ACCESS_LOG if options.access else daemon.LOG)
+    return str(path) if path.is_file() else None
 
 
 # -- where a standard stream goes -------------------------------------------------------------------------

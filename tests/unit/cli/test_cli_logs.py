@@ -282,6 +282,14 @@ def test_a_dead_servers_file_is_shown_by_its_configuration(
     assert said.out.splitlines() == LINES[-1:] and "no server runs" in said.err and "dead.log" in said.err
 
 
+def test_a_dead_daemons_file_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "acme.log").write_text(TEXT)
+    assert manage.main(["logs", "--runtime-dir", str(tmp_path), "-n", "1"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == LINES[-1:] and f"are in {tmp_path}/acme.log" in said.err
+    assert manage.main(["logs", "--runtime-dir", str(tmp_path), "--access"]) == 3
+
+
 # -- following, in a process of its own
 
 
