@@ -106,7 +106,7 @@ class Arbiter:
         self._account = privileges.account(server.user, server.group, self.config.origins)
         logs.prepare(self.config.logging, owner=self._owner())
         logs.setup(self.config.logging, process="arbiter")
-        worker.name_process("acme: arbiter")
+        worker.name_process(pidfile.ARBITER)
         try:
             self._listen()
             self._prepare(files)
@@ -128,7 +128,7 @@ class Arbiter:
         options: dict[str, Any] = {"backlog": server.backlog, "fastopen": server.tcp_fastopen}
         if self._handover is None:
             self.listeners = sockets.listeners(server.host, server.port, environ=self.environ, **options)
-            pidfile.write(server.pid_file)
+            pidfile.claim(server.pid_file)
         else:
             self.listeners, removed = sockets.rebind(
                 self._handover.listeners, server.host, server.port, **options
@@ -257,7 +257,9 @@ class Arbiter:
             return
         self.announced = True
         where = self.where()
-        log.info("acme %s ready: %d workers on %s", __version__, len(self.crew.places), where)
+        count = len(self.crew.places)
+        workers = "1 worker" if count == 1 else f"{count} workers"
+        log.info("acme %s ready: %s on %s", __version__, workers, where)
         if self._handover is not None:
             pidfile.write(self.config.server.pid_file)
             self._open_control(self._handover.predecessor)

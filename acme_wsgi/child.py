@@ -150,7 +150,9 @@ class Place:
         else:
             pause = self.postpone()
         why = f" ({child.killed})" if child.killed else ""
-        stacks = "" if child.killed else child.stacks.read().threads
+        # Who ended by itself left none: what is in the file was asked for earlier.
+        crashed = os.WIFSIGNALED(status) and not child.killed
+        stacks = child.stacks.read().threads if crashed else ""
         if not child.ready:
             error = start_error(child, status, stacks)
             why, stacks = f" ({error})", getattr(error, "traceback", "")

@@ -121,6 +121,11 @@ cdef class Slot:
         self.data.generation = value
 
     @property
+    def in_flight(self):
+        """Requests that the worker is working on."""
+        return self.data.in_flight
+
+    @property
     def requests(self):
         """Requests that the process in this slot has answered."""
         return self.data.requests_total - self.data.requests_before

@@ -55,6 +55,7 @@ Running = tuple[Any, Any, str, float]
 """A request that is being run, as the engine knows it: greenlet, request, target, seconds since it began."""
 
 _ROUTING = str(Path(__file__).parent / "routing.py")
+_LOG_WRITER = str(Path(__file__).parent / "log" / "sink.py")
 
 
 # -- what is said -------------------------------------------------------------------------------------------
@@ -143,7 +144,13 @@ class Answer:
         if self.left_out:
             yield f"... and {self.left_out} other places"
         if self.running is not None:
-            yield self.threads
+            yield from self._other_threads()
+
+    def _other_threads(self) -> Iterator[str]:
+        """All but the one whose stack is told already, and our log writers, which only ever wait."""
+        for part in self.threads.split("\n\n"):
+            if part != self._current() and _LOG_WRITER not in part:
+                yield part
 
     def _current(self) -> str:
         """Of the threads, the one that the signal found: the main thread, unless it was busy ending."""

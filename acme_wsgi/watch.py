@@ -147,7 +147,7 @@ class _Finding:
             self.what = " in " + escape.text(str(doing), _MAX_WHERE)
         elif not child.starting and answer.running is not None:
             self.what = " in no request"
-        elif not child.starting and child.slot.current:
+        elif not child.starting and child.slot.in_flight and child.slot.current:
             # It may be another one that woke up since; nobody could tell us.
             begun = f"; the request begun last is {child.slot.current}"
         at = f", at {self.where}" if self.where else ""

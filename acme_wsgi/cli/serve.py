@@ -79,8 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.check:
             return _checked(config)
         read = partial(load, options.config, os.environ, options.sets, app=options.app)
-        sources = (*options.config, *([options.app] if options.app else []))
-        return Arbiter(config, read, sources).run()
+        sources = [str(Path(path).absolute()) for path in options.config]
+        if options.app is not None:
+            sources.append(options.app)
+        return Arbiter(config, read, tuple(sources)).run()
     except AcmeError as error:
         refuse(os.environ, str(error))
         return _failed(error)

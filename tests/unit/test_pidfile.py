@@ -21,6 +21,18 @@ def test_it_names_this_process_and_goes_with_it(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_living_servers_file_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "acme.pid"
+    other = os.getppid()
+    path.write_text(f"{other}\n")
+    pidfile.claim(str(path))  # that process is no server of ours
+    path.write_text(f"{other}\n")
+    monkeypatch.setattr(pidfile, "ARBITER", Path(f"/proc/{other}/comm").read_text().strip())
+    with pytest.raises(ResourceError, match=rf"acme\.pid is the file of a running server \(pid {other}\)"):
+        pidfile.claim(str(path))
+    assert path.read_text() == f"{other}\n"
+
+
 @pytest.mark.parametrize("content", ["1\n", "", "x\n", "9" * 100])
 def test_the_successors_file_stays(tmp_path: Path, content: str) -> None:
     path = tmp_path / "acme.pid"

@@ -27,6 +27,7 @@ class Slot:
 
     heartbeat = 0
     current = ""
+    in_flight = 1
 
     def snapshot(self) -> dict[str, int]:
         return {}
