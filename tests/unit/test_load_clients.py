@@ -23,6 +23,8 @@ from scripts.benchmarks.open_loop import UNSENT, OpenLoop, percentile
 from scripts.benchmarks.orders import OrderFailed, order
 from scripts.benchmarks.scenarios.overload import verdict
 
+pytestmark = pytest.mark.slow  # they wait for what must not come
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b"
 
 

@@ -60,6 +60,7 @@ def test_stop_quick_as_json(arbiter: Start, orders: Orders, capsys: Output) -> N
     assert orders()[1] == ["stop", {"quick": True}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said", "limit"),
     [

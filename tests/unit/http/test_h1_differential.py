@@ -191,6 +191,7 @@ def test_others_agree_on_the_corpus(case: Accept | Reject) -> None:
     assert second_opinion.disagreement(case.raw, receive([case.raw])) is None
 
 
+@pytest.mark.slow
 @given(streams)
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_others_agree(raw: bytes) -> None:
