@@ -18,6 +18,8 @@ from acme_wsgi import cli
 from acme_wsgi.cli import manage
 from tests.server import ROOT, wait_until
 
+pytestmark = pytest.mark.slow  # commands in processes of their own
+
 INVOCATION = "0123456789abcdef0123456789abcdef"
 TEXT = """\
 2026-01-31T12:00:00.000Z info acme.arbiter arbiter[1]: one

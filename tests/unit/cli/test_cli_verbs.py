@@ -15,6 +15,8 @@ import pytest
 
 from acme_wsgi.cli import daemon, manage, stop
 
+pytestmark = pytest.mark.slow  # commands in processes of their own
+
 Start = Callable[..., subprocess.Popen[bytes]]
 Orders = Callable[[], list[Any]]
 Output = pytest.CaptureFixture[str]
@@ -60,7 +62,6 @@ def test_stop_quick_as_json(arbiter: Start, orders: Orders, capsys: Output) -> N
     assert orders()[1] == ["stop", {"quick": True}]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said", "limit"),
     [
