@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.server import Launcher
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Run in the background of a shell, we would hand that on to every command that a test ends with Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
