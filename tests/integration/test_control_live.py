@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -388,7 +389,8 @@ def test_a_crowd_at_the_control_socket_disturbs_nobody(acme: Launcher, short: Pa
     server = acme(configured(short), app=APP)
     crowd = [dial(short) for _ in range(40)]
     for sock in crowd[:10]:
-        sock.sendall(b'{"acme": 1, "verb"')
+        with contextlib.suppress(BrokenPipeError):  # the oldest have made room already
+            sock.sendall(b'{"acme": 1, "verb"')
     assert ask_raw(short, b"x" * 60_000 + b"\n")["ok"] is False
     assert ask_raw(short, b'{"acme": 1, "verb": "nope"}\n')["ok"] is False
     assert ask_raw(short, STATUS)["pid"] == server.pid
