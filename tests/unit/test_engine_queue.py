@@ -12,6 +12,8 @@ from acme_wsgi.http.writer import Response
 from tests.unit.engine_harness import OK, Rig, in_engine, open_descriptors
 from tests.wire import Reply, Wire
 
+pytestmark = pytest.mark.slow  # busy loops and time limits: seconds in all
+
 BUSY = 0.02
 
 
@@ -153,7 +155,6 @@ def test_waiting_costs_no_greenlet_and_no_descriptor(rig: Rig) -> None:
         wire.close()
 
 
-@pytest.mark.slow
 @in_engine("server.max_concurrency=2")
 def test_a_response_that_is_being_taken_takes_no_place(rig: Rig) -> None:
     large = b"x" * 20_000_000
@@ -409,7 +410,6 @@ def test_a_busy_worker_serves_first_who_came_first(rig: Rig) -> None:
         wire.close()
 
 
-@pytest.mark.slow
 @in_engine()
 def test_timers_of_handlers_keep_running_in_a_busy_worker(rig: Rig) -> None:
     import gevent
@@ -604,7 +604,6 @@ def test_the_scoreboard_of_a_busy_worker_tells_who_waits(rig: Rig) -> None:
         wire.close()
 
 
-@pytest.mark.slow
 @in_engine("server.max_concurrency=2", "server.queue_size=50", "server.queue_timeout=100ms")
 def test_every_request_is_accounted_for_in_a_storm(rig: Rig) -> None:
     """Clients of all kinds, for a while; `Rig.finish` compares the counts and looks for what is left."""
