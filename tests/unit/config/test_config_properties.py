@@ -14,6 +14,8 @@ from acme_wsgi.config import Config, load
 from acme_wsgi.config.render import to_json, to_yaml
 from acme_wsgi.errors import ConfigError
 
+pytestmark = pytest.mark.slow  # long searches
+
 # A run of the whole suite must stay short.
 PROPERTY = settings(
     max_examples=40,

@@ -14,6 +14,8 @@ from tests.unit.http import second_opinion
 from tests.unit.http.corpus import Accept, Reject, accepts, rejects
 from tests.unit.http.receiver import receive
 
+pytestmark = pytest.mark.slow  # long searches
+
 METHODS = (
     b"GET",
     b"POST",
@@ -191,14 +193,12 @@ def test_others_agree_on_the_corpus(case: Accept | Reject) -> None:
     assert second_opinion.disagreement(case.raw, receive([case.raw])) is None
 
 
-@pytest.mark.slow
 @given(streams)
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_others_agree(raw: bytes) -> None:
     assert second_opinion.disagreement(raw, receive([raw])) is None
 
 
-@pytest.mark.slow
 @given(streams)
 @settings(max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_others_agree_at_length(raw: bytes) -> None:
