@@ -7,8 +7,6 @@ import math
 import os
 import random
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +17,7 @@ from acme_wsgi import history, procfs
 from acme_wsgi.history import SECONDS, WORKER_SECONDS, History, percentiles
 from acme_wsgi.procfs import Cpu, Memory
 from acme_wsgi.scoreboard import DRAINING, NUMBERS, READY, Scoreboard, bucket_edges
+from tests.unit.processes import python
 
 OWN = os.getpid()
 
@@ -394,14 +393,8 @@ def test_there_are_no_numbers_outside_of_the_board(index: int) -> None:
 @pytest.fixture
 def busy() -> Iterator[int]:
     """A process that computes and holds 64 MB."""
-    source = "x = b'x' * (64 << 20)\nprint(flush=True)\nwhile True: sum(range(1000))"
-    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            yield process.pid
-        finally:
-            process.kill()
+    with python("x = b'x' * (64 << 20)", "while True: sum(range(1000))") as pid:
+        yield pid
 
 
 def test_time_and_memory_of_a_real_process(busy: int) -> None:

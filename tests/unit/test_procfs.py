@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from acme_wsgi import procfs
 from tests.server import wait_until
-
-
-@contextmanager
-def python(source: str) -> Iterator[int]:
-    """A Python process that has run `source` and waits; its id."""
-    command = [sys.executable, "-c", f"{source}\nprint(flush=True)\ninput()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            yield process.pid
-        finally:
-            process.kill()
+from tests.unit.processes import python
 
 
 def gone() -> int:

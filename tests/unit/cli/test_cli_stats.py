@@ -25,6 +25,7 @@ from acme_wsgi.cli import manage
 from acme_wsgi.history import History
 from acme_wsgi.scoreboard import Scoreboard
 from tests.server import ROOT, wait_until
+from tests.unit.processes import python
 
 STATUS = {
     "pid": 4711, "version": "1.2.3", "state": "serving", "uptime": 11_530.0, "generation": 2,
@@ -173,15 +174,8 @@ def test_a_server_of_another_version_may_leave_things_out(
 
 @pytest.fixture
 def child() -> Iterator[int]:
-    source = "kept = b'x' * (32 << 20)\nprint(flush=True)\ninput()"
-    command = [sys.executable, "-c", source]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            yield process.pid
-        finally:
-            process.kill()
+    with python("kept = b'x' * (32 << 20)") as pid:
+        yield pid
 
 
 def test_memory_of_every_process_and_the_sums(
