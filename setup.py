@@ -68,7 +68,10 @@ setup(
         compiler_directives={"language_level": "3"},
     ),
     # The lowest versions are those of Debian 12.
-    install_requires=["gevent>=22.10.2", "greenlet>=2.0.2", "Werkzeug>=2.2.2", "PyYAML>=6.0"],
+    install_requires=[
+        "gevent>=22.10.2", "greenlet>=2.0.2", "Werkzeug>=2.2.2", "PyYAML>=6.0",
+        "brotli>=1.0.9", "rcssmin>=1.1.0", "rjsmin>=1.2.0", "minify-html>=0.15",
+    ],
     extras_require={
         "test": [
             # httpbin itself is installed by scripts/test: what it pins would hold greenlet back.

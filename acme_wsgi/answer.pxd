@@ -107,6 +107,7 @@ cdef class Request:
     cdef int64_t promised        # body bytes that may still be sent; -1 = any
     cdef int64_t sent_before
     cdef int64_t head_length
+    cdef public object on_start  # asked by `start`: (status, headers) -> (headers, bytes -> bytes or None)
     cdef object closer
     cdef object context
     cdef object greenlet

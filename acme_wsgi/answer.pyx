@@ -20,7 +20,7 @@ from acme_wsgi.errors import ClientDisconnected, HTTPError, error_page, reason
 from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.http.chunked cimport Chunked, chunked_next
 from acme_wsgi.http.environ cimport ascii
-from acme_wsgi.http.writer cimport FileBody, write_head, write_interim
+from acme_wsgi.http.writer cimport FileBody, Prepared, write_head, write_interim
 from acme_wsgi.reactor cimport Channel, running
 
 cdef extern from "Python.h":
@@ -108,9 +108,15 @@ cdef class Request:
             raise AssertionError("the response has begun already")
         if self.connection is None:
             raise ClientDisconnected("the request is over")
+        encode = None
+        if self.on_start is not None:
+            headers, encode = self.on_start(status, list(headers))
         self.connection.plan_head(self, status, headers, -1)
         self.connection.hold_head(self)
-        return self.write
+        if encode is None:
+            return self.write
+        write = self.write
+        return lambda data: write(encode(data))
 
     def write(self, bytes data not None):
         """Send a piece of the body now."""
@@ -155,7 +161,7 @@ cdef class Answering(Stream):
         """Write the response head into the scratch buffer and settle the framing."""
         cdef Service service = self.service
         cdef int64_t unread = request.body.unread()
-        if type(headers) is not list:
+        if type(headers) is not list and type(headers) is not Prepared:
             headers = list(headers)       # before the shared buffer is touched: iterating it may block
         request.plan.close = request.close_wanted or not request.keep_alive or service.draining or self.eof
         if unread > DRAIN or request.body.failure is not None or (unread and request.body.expect) \

@@ -21,6 +21,7 @@ from acme_wsgi.routing import Kind, Pattern, Router, Rule, compile_host, compile
 
 if TYPE_CHECKING:
     from acme_wsgi.config import Config, Route
+    from acme_wsgi.config.schema.content import Compression
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def compile(config: Config, loader: Loader | None = None) -> Pipeline:
     body_limit = _body_limit(config)
     for number, (route, pattern) in enumerate(zip(config.routes, patterns, strict=True)):
         try:
-            rules.append(_compile_route(route, pattern, loader, body_limit))
+            rules.append(_compile_route(config, route, pattern, loader, body_limit))
         except ValueError as error:
             problems.append(Problem(None, None, None, f"routes[{number}]", str(error)))
     if problems:
@@ -80,7 +81,9 @@ def _body_limit(config: Config) -> int | None:
     return general if any(limit > general for limit in own) else None
 
 
-def _compile_route(route: Route, pattern: Pattern, loader: Loader, body_limit: int | None) -> Rule:
+def _compile_route(
+    config: Config, route: Route, pattern: Pattern, loader: Loader, body_limit: int | None
+) -> Rule:
     hosts = tuple(compile_host(host) for host in route.host)
     where = f"route {route.path}"
     context = Context(
@@ -88,6 +91,8 @@ def _compile_route(route: Route, pattern: Pattern, loader: Loader, body_limit: i
         load=partial(loader.load, where=where),
         parameters=pattern.parameters,
         prefix={Kind.PREFIX: pattern.literal, Kind.FALLBACK: ""}.get(pattern.kind),
+        static=config.static,
+        compression=_compression(config, route),
     )
     build: Build = importlib.import_module(HANDLERS[route.type]).build
     handler = build(route, context)
@@ -95,6 +100,12 @@ def _compile_route(route: Route, pattern: Pattern, loader: Loader, body_limit: i
     # nothing is configured.
     handler = _with_limits(route, handler, body_limit)
     return Rule(pattern, handler, frozenset(method.upper() for method in route.method), hosts)
+
+
+def _compression(config: Config, route: Route) -> Compression | None:
+    """What holds for a route; None where it is off."""
+    compression = route.compression if route.compression is not None else config.compression
+    return compression if compression.enabled and compression.algorithms else None
 
 
 def _with_limits(route: Route, handler: Handler, body_limit: int | None) -> Handler:

@@ -16,9 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from acme_wsgi.config.schema.content import Compression, Static
+
 if TYPE_CHECKING:
     from acme_wsgi.config import Route
-    from acme_wsgi.http.writer import Response
+    from acme_wsgi.http.writer import Prepared, Response
 
 HANDLERS = {
     "wsgi": "acme_wsgi.handlers.wsgi",
@@ -28,6 +30,12 @@ HANDLERS = {
     "proxy": "acme_wsgi.handlers.unbuilt",
 }
 """Route type -> the module that serves it; imported only when a route of that type exists."""
+
+
+Fields = list[tuple[str, str]]
+
+OnStart = Callable[[str, Fields], tuple[Fields, Callable[[bytes], bytes] | None]]
+"""(status, headers) -> the headers to send, and what becomes of each piece of the body (None: nothing)."""
 
 
 class Request(Protocol):
@@ -55,7 +63,10 @@ class Request(Protocol):
     @property
     def started(self) -> bool: ...
 
-    def start(self, status: str, headers: list[tuple[str, str]], /) -> Callable[[bytes], None]:
+    on_start: OnStart | None
+    """Set by what wraps a handler: sees the head that `start` is given, may change it and what is written."""
+
+    def start(self, status: str, headers: Fields | Prepared, /) -> Callable[[bytes], None]:
         """Send the head now; returns what sends the body piece by piece."""
 
     def early_hints(self, headers: Sequence[tuple[str, str]], /) -> None:
@@ -86,9 +97,12 @@ class Context:
     :ivar load: "module:callable" -> the object; raises errors.BootError
     :ivar parameters: the names that the route's pattern captures: {"id"}, {"1", "name"}, or nothing
     :ivar prefix: of a prefix route `/a/*` the "/a" (latin-1 bytes as text, as paths are), else None
+    :ivar compression: what holds for the route; None: nothing is compressed
     """
 
     where: str
     load: Callable[[str], object]
     parameters: frozenset[str] = field(default_factory=frozenset)
     prefix: str | None = None
+    static: Static = field(default_factory=Static)
+    compression: Compression | None = None

@@ -11,10 +11,36 @@ cdef struct Plan:
     uint8_t bodiless     # no body follows this head, whatever the application returned
 
 
+cdef struct Seen:            # fields that the application has set itself
+    bint date
+    bint server
+    bint request_id
+    int64_t length
+
+
+cpdef enum Way:
+    SENDFILE             # sendfile(2)
+    MAPPING              # send(2) from a mapping that requests share
+    DIRECT               # O_DIRECT reads in the I/O threads, past the page cache
+    READ                 # reads in the I/O threads
+
+
 cdef class FileBody:
     cdef public object file
     cdef public long long offset
     cdef public long long count
+    cdef public int way
+
+
+cdef class Parts:
+    cdef readonly list pieces
+    cdef readonly long long count
+
+
+cdef class Prepared:
+    cdef readonly bytes text
+    cdef readonly tuple pairs
+    cdef Seen seen
 
 
 cdef class Response:

@@ -1,25 +1,48 @@
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeAlias
 
 class HasFileno(Protocol):
     def fileno(self) -> int: ...
+
+SENDFILE: int
+MAPPING: int
+DIRECT: int
+READ: int
 
 class FileBody:
     file: HasFileno
     offset: int
     count: int
-    def __init__(self, file: HasFileno, offset: int, count: int) -> None: ...
+    way: int
+    def __init__(self, file: HasFileno, offset: int, count: int, way: int = ...) -> None: ...
+
+class Parts:
+    @property
+    def pieces(self) -> list[bytes | FileBody]: ...
+    @property
+    def count(self) -> int: ...
+    def __init__(self, pieces: Iterable[bytes | FileBody]) -> None: ...
+
+class Prepared:
+    @property
+    def text(self) -> bytes: ...
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]: ...
+    def __init__(self, headers: Iterable[tuple[str, str]]) -> None: ...
+    def __iter__(self) -> Iterator[tuple[str, str]]: ...
+
+Body: TypeAlias = bytes | FileBody | Parts | Iterator[bytes]
 
 class Response:
     status: str
-    headers: list[tuple[str, str]]
-    body: bytes | FileBody | Iterator[bytes]
+    headers: list[tuple[str, str]] | Prepared
+    body: Body
     close: Callable[[], object] | None
     def __init__(
         self,
         status: str,
-        headers: list[tuple[str, str]],
-        body: bytes | FileBody | Iterator[bytes] = b"",
+        headers: list[tuple[str, str]] | Prepared,
+        body: Body = b"",
         close: Callable[[], object] | None = None,
     ) -> None: ...
 

@@ -6,6 +6,7 @@ characters, the length is said once. What an application got wrong raises ValueE
 500 and a log line; it is never repaired silently. This module knows no socket and no request object.
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
@@ -29,22 +30,65 @@ cdef enum:
 
 
 cdef class FileBody:
-    """A body that is a part of an open file: the writer sends it without copying.
+    """A body that is a part of an open file.
 
-    `file` has a fileno() and is kept alive until the last byte went out; `offset` and `count` are bytes.
+    `file` has a fileno() and is kept alive until the last byte went out; `offset` and `count` are bytes. `way` says
+    how the bytes get to the socket: SENDFILE, MAPPING, DIRECT or READ.
     """
 
-    def __init__(self, file, long long offset, long long count):
+    def __init__(self, file, long long offset, long long count, int way=SENDFILE):
         self.file = file
         self.offset = offset
         self.count = count
+        self.way = way
+
+
+cdef class Parts:
+    """A body of several pieces, each of them bytes or a FileBody, sent one after the other.
+
+    `count` is their length in bytes. Raises TypeError for a piece of another type.
+    """
+
+    def __init__(self, pieces):
+        self.pieces = list(pieces)
+        self.count = 0
+        for piece in self.pieces:
+            if type(piece) is FileBody:
+                self.count += (<FileBody>piece).count
+            elif type(piece) is bytes:
+                self.count += len(<bytes>piece)
+            else:
+                raise TypeError(f"a part of a body is bytes or a FileBody, not {type(piece).__name__}")
+
+
+cdef class Prepared:
+    """Header fields that were checked and put into bytes once, to be sent often.
+
+    Iterating gives the (name, value) pairs again. Raises TypeError and ValueError as a response's own fields would,
+    and ValueError for a Content-Length or a Connection, which belong to the one response.
+    """
+
+    def __init__(self, headers):
+        cdef Scratch out = Scratch()
+        cdef Plan plan
+        plan.close = 0
+        self.seen.date = self.seen.server = self.seen.request_id = False
+        self.seen.length = -1
+        self.pairs = tuple(headers)
+        put_fields(out, list(self.pairs), &self.seen, &plan)
+        if self.seen.length >= 0 or plan.close:
+            raise ValueError("Content-Length and Connection belong to one response, not to prepared fields")
+        self.text = out.getvalue()
+
+    def __iter__(self):
+        return iter(self.pairs)
 
 
 cdef class Response:
     """One response: what comes back from the pipeline.
 
-    status: the status line's code and reason, "200 OK". headers: a list of (name, value) pairs of str.
-    body: bytes, a FileBody or an iterator of bytes. close: called exactly once when the response has ended,
+    status: the status line's code and reason, "200 OK". headers: a list of (name, value) pairs of str, or Prepared.
+    body: bytes, a FileBody, Parts or an iterator of bytes. close: called exactly once when the response has ended,
     however it ended; None if there is nothing to close.
     """
 
@@ -152,13 +196,6 @@ cdef int64_t read_length(const char *text, size_t length) except -2:
             raise ValueError("Content-Length is not a number")
         value = value * 10 + (text[index] - c'0')
     return value
-
-
-cdef struct Seen:
-    bint date
-    bint server
-    bint request_id
-    int64_t length
 
 
 cdef int note_connection(const char *value, size_t length, Plan *plan) except -1:
@@ -281,7 +318,11 @@ cdef int write_head(Scratch out, object status, object headers, Plan *plan, int 
     if length == 3:
         out.put(b" ", 1)
     out.put(b"\r\n", 2)
-    put_fields(out, headers, &seen, plan)
+    if type(headers) is Prepared:
+        seen = (<Prepared>headers).seen
+        out.put(PyBytes_AS_STRING((<Prepared>headers).text), len((<Prepared>headers).text))
+    else:
+        put_fields(out, headers, &seen, plan)
     plan_body(plan, &seen, minor, head_only, body_length)
     if plan.chunked:
         out.put(b"Transfer-Encoding: chunked\r\n", 28)
