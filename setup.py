@@ -19,6 +19,7 @@ CYTHON_MODULES = [
     "acme_wsgi.http.chunked",
     "acme_wsgi.http.writer",
     "acme_wsgi.http.environ",
+    "acme_wsgi.files.openfile",
     "acme_wsgi.scoreboard",
     "acme_wsgi.reactor",
     "acme_wsgi.stream",
@@ -60,7 +61,9 @@ setup(
     packages=sorted({*find_packages(include=["acme_wsgi", "acme_wsgi.*"]), "acme_wsgi.handlers"}),
     package_dir={"acme_wsgi.handlers": "handlers"},
     package_data={
-        "acme_wsgi": ["py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd", "http/*.h"],
+        "acme_wsgi": [
+            "py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd", "http/*.h", "files/*.pyi", "files/*.pxd",
+        ],
         "acme_wsgi.handlers": ["*.pyi"],
     },
     ext_modules=cythonize(
