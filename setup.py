@@ -23,6 +23,8 @@ CYTHON_MODULES = [
     "acme_wsgi.scoreboard",
     "acme_wsgi.reactor",
     "acme_wsgi.stream",
+    "acme_wsgi.loading",
+    "acme_wsgi.sending",
     "acme_wsgi.body",
     "acme_wsgi.answer",
     "acme_wsgi.admission",
@@ -62,7 +64,8 @@ setup(
     package_dir={"acme_wsgi.handlers": "handlers"},
     package_data={
         "acme_wsgi": [
-            "py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd", "http/*.h", "files/*.pyi", "files/*.pxd",
+            "py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd", "http/*.h",
+            "files/*.pyi", "files/*.pxd",
         ],
         "acme_wsgi.handlers": ["*.pyi"],
     },

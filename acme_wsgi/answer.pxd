@@ -7,7 +7,7 @@ from acme_wsgi.http.h1 cimport Head
 from acme_wsgi.http.writer cimport Plan, Response, Scratch
 from acme_wsgi.reactor cimport Reactor
 from acme_wsgi.scoreboard cimport Slot
-from acme_wsgi.stream cimport Stream
+from acme_wsgi.sending cimport Sending
 
 cdef enum:
     # Where a connection stands; each is a timed list of the reactor. docs/lifecycle.md draws this table.
@@ -57,7 +57,7 @@ cdef class Service:
     cdef str make_id(self)
 
 
-cdef class Answering(Stream):
+cdef class Answering(Sending):
     cdef Service service
     cdef str address
     cdef uint8_t rude            # it ends with a reset
@@ -66,6 +66,7 @@ cdef class Answering(Stream):
 
     cdef int respond(self, Request request, Response response) except -1
     cdef int send_small(self, Request request, const char *data, size_t length) except -1
+    cdef int send_parts(self, Request request, object body) except -1
     cdef int send_stream(self, Request request, object body) except -1
     cdef int send_piece(self, Request request, bytes piece) except -1
     cdef int flush_head(self, Request request) except -1

@@ -20,8 +20,9 @@ from acme_wsgi.errors import ClientDisconnected, HTTPError, error_page, reason
 from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.http.chunked cimport Chunked, chunked_next
 from acme_wsgi.http.environ cimport ascii
-from acme_wsgi.http.writer cimport FileBody, Prepared, write_head, write_interim
+from acme_wsgi.http.writer cimport FileBody, Parts, Prepared, write_head, write_interim
 from acme_wsgi.reactor cimport Channel, running
+from acme_wsgi.sending cimport ALL_OUT, TURN_OVER, Sending, Sent
 
 cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
@@ -29,7 +30,7 @@ cdef extern from "Python.h":
 
 cdef extern from "<sys/socket.h>" nogil:
     int shutdown(int fd, int how)
-    int SHUT_WR
+    int SHUT_WR, MSG_MORE
 
 log = logging.getLogger("acme.answer")
 
@@ -152,7 +153,7 @@ cdef class Request:
         self.close_wanted = True
 
 
-cdef class Answering(Stream):
+cdef class Answering(Sending):
     """A connection as far as it answers."""
 
     # ---- bytes out --------------------------------------------------------------------------------
@@ -195,7 +196,6 @@ cdef class Answering(Stream):
         """Send a response: at once where it fits, else parked with the reactor, else from this greenlet."""
         cdef object body = response.body
         cdef bytes data
-        cdef FileBody part
         request.closer = response.close
         if self.request is not request:
             raise ClientDisconnected("the request was over before its handler was")
@@ -209,23 +209,11 @@ cdef class Answering(Stream):
             if request.promised >= 0 and request.promised != len(data):
                 data = self.fit(request, data)
             return self.send_bytes(request, data)
-        if type(body) is FileBody:
-            part = <FileBody>body
-            if part.offset < 0 or part.count < 0:
-                raise ValueError("a part of a file can't begin or end before the file does")
-            self.plan_head(request, response.status, response.headers, part.count)
+        if type(body) is FileBody or type(body) is Parts:
+            self.plan_head(request, response.status, response.headers, length_of(body))
             if request.plan.bodiless:
                 return self.send_small(request, NULL, 0)
-            self.body_offset = part.offset
-            self.body_left = part.count
-            if request.promised >= 0 and request.promised < part.count:
-                self.body_left = request.promised
-            elif request.promised > part.count:
-                request.missing = request.promised - part.count
-            self.body_rest = part
-            self.head_rest = self.service.out.getvalue()
-            self.hand_over()
-            return self.continue_sending()
+            return self.send_parts(request, body)
         self.plan_head(request, response.status, response.headers, -1)
         self.hold_head(request)
         return self.send_stream(request, body)
@@ -270,7 +258,7 @@ cdef class Answering(Stream):
         if <size_t>taken < head:
             self.head_rest = out.data[taken:head]
             taken = <ssize_t>head
-        self.body_rest = data
+        self.set_body(data)
         self.body_offset = taken - head
         self.body_left = length - (taken - head)
         self.hand_over()
@@ -293,13 +281,34 @@ cdef class Answering(Stream):
         self.hand_over()
         return 0
 
+    cdef int send_parts(self, Request request, object body) except -1:
+        """A file or several pieces, behind the head that stands in the scratch buffer."""
+        cdef Scratch out = self.service.out
+        cdef ssize_t taken
+        if type(body) is Parts:
+            if request.promised != (<Parts>body).count:
+                raise ValueError("a body of several parts has the length of its parts")
+            self.more = (<Parts>body).pieces[::-1]
+            self.body_left = 0
+        else:
+            self.set_body(body)
+            if 0 <= request.promised < self.body_left:
+                self.body_left = request.promised
+            elif request.promised > self.body_left:
+                request.missing = request.promised - self.body_left
+        taken = self.try_send(out.data, out.used, MSG_MORE if self.body_left or self.more else 0)
+        if taken < <ssize_t>out.used:
+            self.head_rest = out.data[taken if taken > 0 else 0:out.used]
+        self.hand_over()
+        return self.continue_sending()
+
     cdef int send_stream(self, Request request, object body) except -1:
         """Send a body of unknown extent piece by piece, as the peer takes them."""
         if not request.plan.bodiless:
             if type(body) is bytes:
                 if body:
                     self.send_piece(request, <bytes>body)
-            elif type(body) is FileBody:
+            elif type(body) is FileBody or type(body) is Parts:
                 raise TypeError("a file can't follow what write() has sent")
             else:
                 for piece in body:
@@ -385,17 +394,17 @@ cdef class Answering(Stream):
     cdef int continue_sending(self) except -1:
         """The handler is done; the peer takes the rest of its response. Costs no greenlet."""
         cdef Request request = self.request
-        cdef int verdict
+        cdef Sent sent
         try:
-            verdict = self.send_rest()
+            sent = self.send_rest()
         except (OSError, EOFError) as error:
             log.log(logging.DEBUG if isinstance(error, ClientDisconnected) else logging.ERROR,
                     "%s %s: %s (request %s)", request.method, request.target, error, request.request_id)
             self.finish(request, True)
             return 0
-        if verdict == 1:
+        if sent == ALL_OUT:
             self.finish(request, False)
-        elif verdict == 2:
+        elif sent == TURN_OVER:
             self.reactor.make_ready(self)
         return 0
 
@@ -544,6 +553,15 @@ cdef void grant(Reactor reactor, Service service) noexcept:
         first = reactor.oldest(LIST_QUEUE)
         reactor.enter(first, LIST_GRANTED, first.since_ns)
         reactor.make_ready(first)
+
+
+cdef int64_t length_of(object body) except -1:
+    """Bytes of a FileBody or of Parts."""
+    if type(body) is Parts:
+        return (<Parts>body).count
+    if (<FileBody>body).offset < 0 or (<FileBody>body).count < 0:
+        raise ValueError("a part of a file can't begin or end before the file does")
+    return (<FileBody>body).count
 
 
 cdef void log_misfit(Request request) noexcept:

@@ -490,7 +490,7 @@ cdef class Connection(Waiting):
         """Did the peer move less than `rate` bytes a second over the last grace period?"""
         cdef int64_t progress = self.moved
         cdef int64_t taken
-        if now - self.window_ns < grace_ns:
+        if now - self.window_ns < grace_ns or self.load is not None:
             return False
         if self.list_number == LIST_SEND or self.waiting == WAIT_WRITE:
             # What the peer acknowledged, not what the kernel's buffer swallowed.

@@ -17,10 +17,6 @@ cdef class Stream(Channel):
     cdef int64_t turn_ns         # since when a handler has kept the worker busy with this connection
     cdef uint8_t window_of       # WAIT_READ or WAIT_WRITE: the direction measured
     cdef int64_t client_wait_ns  # time spent waiting for the peer
-    cdef object head_rest        # output that waits for room: bytes or None,
-    cdef object body_rest        # then bytes or a FileBody or None
-    cdef int64_t body_offset
-    cdef int64_t body_left
     cdef int64_t sent_total      # bytes handed to the kernel over the connection's life
 
     cdef int make_room(self, size_t more) except -1
@@ -34,8 +30,10 @@ cdef class Stream(Channel):
                               size_t second_length) except -2
     cdef bint no_room(self) except? True
     cdef int send_all(self, const char *data, size_t length) except -1
-    cdef int send_rest(self) except -1
-    cdef int send_file_rest(self, size_t *budget) except -1
     cdef int64_t unacknowledged(self) noexcept
     cdef void open_window(self, int64_t now) noexcept
     cdef void close_descriptor(self, bint reset) noexcept
+
+
+cdef object lost(str doing)
+cdef bint is_gone(int error) noexcept

@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The byte level of a connection: what came in and isn't used yet, what goes out and found no room yet.
+"""The byte level of a connection: what came in and isn't used yet, and single sends.
 
 Law: bytes, the descriptor, and waiting for it. Nothing here knows what the bytes mean. A peer that went away
 raises ClientDisconnected in whoever reads or writes next.
@@ -7,25 +7,20 @@ raises ClientDisconnected in whoever reads or writes next.
 
 import gevent
 
-from cpython.bytes cimport PyBytes_AS_STRING
 from libc.errno cimport EAGAIN, EBADF, ECONNABORTED, ECONNRESET, EINTR, ENOTCONN, EPIPE, ETIMEDOUT, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
 from acme_wsgi.errors import ClientDisconnected
 from acme_wsgi.clock cimport monotonic_ns
-from acme_wsgi.http.writer cimport FileBody
 from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE
-
-cdef extern from "<sys/types.h>" nogil:
-    ctypedef long off_t
 
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *buffer, size_t length, int flags)
     ssize_t send(int fd, const void *buffer, size_t length, int flags)
     int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int name, const void *value, unsigned int length)
-    int SHUT_WR, SOL_SOCKET, SO_LINGER, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_MORE
+    int SHUT_WR, SOL_SOCKET, SO_LINGER, MSG_NOSIGNAL, MSG_DONTWAIT
     cdef struct linger:
         int l_onoff
         int l_linger
@@ -39,9 +34,6 @@ cdef extern from "<sys/uio.h>" nogil:
         void *iov_base
         size_t iov_len
 
-cdef extern from "<sys/sendfile.h>" nogil:
-    ssize_t sendfile(int to, int source, off_t *offset, size_t count)
-
 cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, void *argument)
 
@@ -52,8 +44,6 @@ cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 
 cdef enum:
-    FILE_SLICE = 1048576     # one sendfile
-    TURN = 4194304           # bytes of one response before others get their turn
     TURN_NS = 10000000       # time a handler may keep reading or writing before others get theirs
 
 
@@ -221,61 +211,6 @@ cdef class Stream(Channel):
             length -= taken
         return 0
 
-    cdef int send_rest(self) except -1:
-        """Push waiting output: 1 = all is out, 0 = no room, 2 = others should get their turn."""
-        cdef ssize_t taken
-        cdef size_t budget = TURN
-        cdef bytes data
-        while self.head_rest is not None:
-            data = <bytes>self.head_rest
-            taken = self.try_send(PyBytes_AS_STRING(data), len(data), MSG_MORE if self.body_left else 0)
-            if taken < 0:
-                return 0
-            self.head_rest = data[taken:] if taken < len(data) else None
-        if type(self.body_rest) is FileBody:
-            return self.send_file_rest(&budget)
-        while self.body_left:
-            if budget == 0:
-                return 2
-            data = <bytes>self.body_rest
-            taken = self.try_send(PyBytes_AS_STRING(data) + self.body_offset, <size_t>self.body_left, 0)
-            if taken < 0:
-                return 0
-            self.body_offset += taken
-            self.body_left -= taken
-            budget = budget - taken if budget > <size_t>taken else 0
-        self.body_rest = None
-        return 1
-
-    cdef int send_file_rest(self, size_t *budget) except -1:
-        cdef FileBody body = <FileBody>self.body_rest
-        cdef int source = body.file.fileno()
-        cdef off_t offset
-        cdef ssize_t taken
-        while self.body_left:
-            if budget[0] == 0:
-                return 2
-            offset = self.body_offset
-            taken = sendfile(self.fd, source, &offset,
-                             <size_t>(self.body_left if self.body_left < FILE_SLICE else FILE_SLICE))
-            if taken < 0:
-                if errno == EAGAIN:
-                    return 0
-                if errno == EINTR:
-                    continue
-                if is_gone(errno):
-                    self.hung_up = 1
-                    raise lost("a file was sent to it")
-                raise OSError(errno, "sendfile failed")
-            if taken == 0:
-                raise EOFError(f"a file ended {self.body_left} bytes before its promised length")
-            self.sent_total += taken
-            self.body_offset += taken
-            self.body_left -= taken
-            budget[0] = budget[0] - taken if budget[0] > <size_t>taken else 0
-        self.body_rest = None
-        return 1
-
     # ---- rates and the end ------------------------------------------------------------------------
 
     cdef int64_t unacknowledged(self) noexcept:
@@ -303,7 +238,6 @@ cdef class Stream(Channel):
             setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard))
         close(self.fd)
         self.fd = -1
-        self.head_rest = self.body_rest = None
         self.drop_buffer()
 
 

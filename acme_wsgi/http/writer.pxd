@@ -18,7 +18,7 @@ cdef struct Seen:            # fields that the application has set itself
     int64_t length
 
 
-cpdef enum Way:
+cpdef enum:               # the ways of a file to the socket
     SENDFILE             # sendfile(2)
     MAPPING              # send(2) from a mapping that requests share
     DIRECT               # O_DIRECT reads in the I/O threads, past the page cache

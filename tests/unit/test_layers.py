@@ -44,6 +44,7 @@ FLOORS = {
     "answer": 6,
     "body": 6,
     "sending": 6,
+    "loading": 6,
     "stream": 6,
     "reactor": 6,
     "routing": 5,
