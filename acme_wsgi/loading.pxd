@@ -21,6 +21,7 @@ cdef class Load:
     cdef int error               # errno of what failed, 0 = nothing did
 
     cdef int begin(self) except -1
+    cdef int read_or_raise(self) except -1
     cdef int fill(self, int fd, int64_t begin) noexcept
 
 

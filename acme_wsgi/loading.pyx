@@ -9,7 +9,7 @@ its own Load.
 
 import gevent
 
-from libc.errno cimport EAGAIN, EINTR, EINVAL, errno
+from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, errno
 from libc.stdlib cimport free, malloc
 
 from acme_wsgi.files.openfile cimport OpenFile
@@ -123,20 +123,27 @@ cdef class Load:
             owner.loaded(self)
 
     def read(self):
-        """In the thread."""
+        """In the thread. What fails is `error`."""
+        try:
+            self.read_or_raise()
+        except (OSError, ValueError) as error:
+            self.error = getattr(error, "errno", None) or EBADF      # ValueError: it was closed meanwhile
+
+    cdef int read_or_raise(self) except -1:
         cdef int fd = self.body.file.fileno()
         cdef int direct = -1
         if self.buffer is None:
             self.error = read_through(fd, self.offset, self.count)
-            return
+            return 0
         if self.body.way == DIRECT and type(self.body.file) is OpenFile:
             direct = self.body.file.direct_fd()
         if direct >= 0:
             self.error = self.fill(direct, self.offset // ALIGNMENT * ALIGNMENT)
             if self.error != EINVAL:
-                return
+                return 0
             # A disk with larger blocks than any we know.
         self.error = self.fill(fd, self.offset)
+        return 0
 
     cdef int fill(self, int fd, int64_t begin) noexcept:
         """Read into the buffer from `begin`, at or before our offset; 0 or errno."""
