@@ -1,0 +1,19 @@
+"""Content codings: what a client takes, what encodes it, and what goes around a handler.
+
+Law: a body is encoded at most once. Which coding fits a request is decided in `negotiate` alone, what a level
+means in `encoders` alone. Knows no socket, no route and no file but those that an application hands over.
+"""
+
+from acme_wsgi.compression.encoders import Encoder, compress, costly, encoder, extension, tokens
+from acme_wsgi.compression.negotiate import negotiate, refuses_identity
+
+__all__ = [
+    "Encoder",
+    "compress",
+    "costly",
+    "encoder",
+    "extension",
+    "negotiate",
+    "refuses_identity",
+    "tokens",
+]
