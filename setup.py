@@ -30,6 +30,7 @@ CYTHON_MODULES = [
     "acme_wsgi.admission",
     "acme_wsgi.connection",
     "acme_wsgi.engine",
+    "acme_wsgi.compression.wrapper",
     "acme_wsgi.handlers._exchange",
 ]
 
@@ -67,6 +68,8 @@ setup(
             "py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd", "http/*.h",
             "files/*.pyi", "files/*.pxd",
         ],
+        "acme_wsgi": ["py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd", "http/*.h"],
+        "acme_wsgi.compression": ["*.pyi"],
         "acme_wsgi.handlers": ["*.pyi"],
     },
     ext_modules=cythonize(

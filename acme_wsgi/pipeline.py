@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from acme_wsgi.appload import Loader
+from acme_wsgi.compression.wrapper import with_compression
 from acme_wsgi.errors import ConfigError, Problem
 from acme_wsgi.handlers import HANDLERS, Build, Context, Handler, Request
 from acme_wsgi.http.writer import Response
@@ -98,6 +99,7 @@ def _compile_route(
     handler = build(route, context)
     # What goes around a handler is composed here, innermost first; each gives the handler back as it is where
     # nothing is configured.
+    handler = _with_compression(route, handler, context.compression)
     handler = _with_limits(route, handler, body_limit)
     return Rule(pattern, handler, frozenset(method.upper() for method in route.method), hosts)
 
@@ -106,6 +108,13 @@ def _compression(config: Config, route: Route) -> Compression | None:
     """What holds for a route; None where it is off."""
     compression = route.compression if route.compression is not None else config.compression
     return compression if compression.enabled and compression.algorithms else None
+
+
+def _with_compression(route: Route, handler: Handler, compression: Compression | None) -> Handler:
+    """Encode what the handler returns; files are encoded once for many requests, by their own handler."""
+    if compression is None or route.type == "static":
+        return handler
+    return with_compression(handler, compression)
 
 
 def _with_limits(route: Route, handler: Handler, body_limit: int | None) -> Handler:

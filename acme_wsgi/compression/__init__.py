@@ -6,10 +6,12 @@ means in `encoders` alone. Knows no socket, no route and no file but those that 
 
 from acme_wsgi.compression.encoders import Encoder, compress, costly, encoder, extension, tokens
 from acme_wsgi.compression.negotiate import negotiate, refuses_identity
+from acme_wsgi.compression.types import compressible
 
 __all__ = [
     "Encoder",
     "compress",
+    "compressible",
     "costly",
     "encoder",
     "extension",

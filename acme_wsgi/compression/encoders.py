@@ -1,7 +1,7 @@
 """What turns a body into its encoded form: one class for each content coding, and what a level costs.
 
 Law: the only place that names a compression library. All of them release the interpreter's lock while they
-work. An encoder belongs to one body and is used by one greenlet at a time. The same pieces give the same output
+work. An encoder belongs to one body and to one greenlet at a time. The same pieces give the same output
 wherever the library is the same (a gzip header has no time in it).
 """
 

@@ -39,8 +39,8 @@ class Objects:
 
 @pytest.fixture
 def configured(tmp_path: Path) -> Any:
-    def configure(routes: str) -> Config:
-        (tmp_path / "routes.yaml").write_text("routes:\n" + routes)
+    def configure(routes: str, rest: str = "") -> Config:
+        (tmp_path / "routes.yaml").write_text(f"{rest}\nroutes:\n{routes}")
         return load([str(tmp_path / "routes.yaml")], {})
 
     return configure
@@ -106,9 +106,40 @@ def test_limits_are_set_where_they_are_configured_and_nowhere_else(configured: A
 
 
 def test_a_lone_application_is_the_dispatch_without_anything_around_it(configured: Any) -> None:
-    dispatch = compiled(configured("  - {path: /*, type: wsgi, app: 'm:application'}\n"))
+    route = "  - {path: /*, type: wsgi, app: 'm:application'}\n"
+    dispatch = compiled(configured(route, "compression: false"))
     assert dispatch.__name__ == "handle"
     assert dispatch.__module__ == "acme_wsgi.handlers._exchange"
+
+
+def page(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/html")])
+    return [b"<p>page</p>" * 500]
+
+
+def test_each_route_has_its_own_compression_or_that_of_all(configured: Any) -> None:
+    routes = (
+        "  - {path: /same, type: wsgi, app: 'm:page'}\n"
+        "  - {path: /off, type: wsgi, app: 'm:page', compression: false}\n"
+        "  - {path: /gzip, type: wsgi, app: 'm:page', compression: {algorithms: gzip}}\n"
+        "  - {path: /none, type: wsgi, app: 'm:page', compression: {algorithms: []}}\n"
+        "  - {path: /big, type: wsgi, app: 'm:page', compression: {min_size: 1MB}}\n"
+        "  - {path: /on, type: wsgi, app: 'm:page', compression: true}\n"
+    )
+
+    def codings(rest: str) -> dict[str, str | None]:
+        dispatch = compiled(configured(routes, rest), loader=Objects(page=page))
+        found = {}
+        for path in ("/same", "/off", "/gzip", "/none", "/big", "/on"):
+            got = receive(dispatch(FakeRequest(path, HTTP_ACCEPT_ENCODING="gzip, br")))
+            found[path] = got.header("Content-Encoding")
+        return found
+
+    plain = {"/off": None, "/none": None, "/big": None}
+    assert codings("") == {"/same": "br", "/gzip": "gzip", "/on": "br", **plain}
+    gzip = codings("compression: {algorithms: [gzip]}")
+    assert gzip == {"/same": "gzip", "/gzip": "gzip", "/on": "gzip", **plain}
+    assert codings("compression: false") == {"/same": None, "/gzip": None, "/on": "br", **plain}
 
 
 def test_routes_without_a_limit_keep_the_servers_where_another_has_a_larger_one(configured: Any) -> None:

@@ -38,7 +38,7 @@ class Config:
     server: Server = key(Server(), "listener, processes and limits")
     logging: Logging = key(Logging(), "logs")
     cache: Cache = key(Cache(), "the response cache", built=False)
-    compression: Compression = key(Compression(), "compression of responses", built=False)
+    compression: Compression = key(Compression(), "compression of responses")
     static: Static = key(Static(), "how files are served", built=False)
     load_balancing: LoadBalancing = key(LoadBalancing(), "how backends share the requests", built=False)
     backends: tuple[Backend, ...] = key((), "servers that proxy routes pass requests to", built=False)

@@ -132,7 +132,6 @@ class Route:
         None,
         "this route's own compression; what it leaves out holds as in compression",
         inherit="compression",
-        built=False,
     )
     cache: RouteCache | None = key(
         None, "this route's own caching; what it leaves out holds as in cache", inherit="cache", built=False

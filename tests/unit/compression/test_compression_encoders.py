@@ -65,9 +65,7 @@ def test_a_flush_lets_the_recipient_have_everything(token: str, level: int) -> N
 
 @pytest.mark.parametrize(("token", "level"), QUICK)
 @given(pieces=st.lists(st.tuples(st.binary(max_size=3000), st.booleans()), max_size=12), told=st.booleans())
-def test_pieces_do_not_matter(
-    token: str, level: int, pieces: list[tuple[bytes, bool]], told: bool
-) -> None:
+def test_pieces_do_not_matter(token: str, level: int, pieces: list[tuple[bytes, bool]], told: bool) -> None:
     whole = b"".join(piece for piece, _ in pieces)
     made = encoder(token, level, len(whole) if told else None)
     out = b""
