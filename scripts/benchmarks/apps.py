@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from . import documents
 
 HELLO = b"Hello, World!"  # 13 bytes
 _HEADERS = [("Content-Type", "text/plain"), ("Content-Length", str(len(HELLO)))]
@@ -55,3 +58,26 @@ def sleep(environ: dict[str, Any], start_response: StartResponse) -> Iterable[by
     """Answers after as many seconds as the query says, none without a query."""
     time.sleep(float(environ["QUERY_STRING"] or 0))
     return hello(environ, start_response)
+
+
+def _numbered(kind: str) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
+    """An application that makes its document anew for each request, with a number of its own in it."""
+    document = documents.DOCUMENTS[kind]
+    before, behind = documents.around_serial(document.make())
+    length = str(len(before) + 10 + len(behind))
+    headers = [("Content-Type", document.media_type), ("Content-Length", length)]
+    serial = itertools.count(1)
+
+    def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", headers)
+        return [b"%b%010d%b" % (before, next(serial), behind)]
+
+    return application
+
+
+def __getattr__(name: str) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
+    """`page` and `records`: made when they are asked for, so that hello's server has nothing of them."""
+    if name not in documents.DOCUMENTS:
+        raise AttributeError(name)
+    application = globals()[name] = _numbered(name)
+    return application

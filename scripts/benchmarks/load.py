@@ -53,7 +53,8 @@ class LoadFailed(Failed):
 
 @dataclass(frozen=True)
 class Load:
-    """What one run did. Times in microseconds; `errors` by kind, zeros left out."""
+    """What one run did. Times in microseconds; `errors` by kind, zeros left out; `received`: all bytes
+    that were read, heads and answers that were still under way at the end included."""
 
     requests: int
     seconds: float
@@ -62,6 +63,7 @@ class Load:
     p99_us: float
     max_us: float
     errors: dict[str, int] = field(default_factory=dict)
+    received: int = 0
 
     @property
     def rate(self) -> float:
@@ -175,7 +177,7 @@ def read_wrk(output: str, *, count_errors: bool = False) -> Load:
     if told["requests"] == 0 or (errors and not count_errors):
         raise LoadFailed(f"wrk: {told['requests']} requests, errors: {errors or 'none'}")
     p50, p90, p99, most = (float(told[name]) for name in ("p50", "p90", "p99", "max"))
-    return Load(told["requests"], told["duration_us"] / 1e6, p50, p90, p99, most, errors)
+    return Load(told["requests"], told["duration_us"] / 1e6, p50, p90, p99, most, errors, told["bytes"])
 
 
 def h2load_paced(

@@ -17,7 +17,7 @@ from pathlib import Path
 from .apps import HELLO
 from .errors import Failed
 from .machine import Cores, free_port, pin
-from .peers import Launch, Peer, Site
+from .peers import Coding, Launch, Peer, Site
 from .processes import ProcessTree, alive
 
 START_PATIENCE = 30.0  # seconds from the command to the first right answer
@@ -56,6 +56,9 @@ def running(
     access_log: bool = False,
     log_buffer: str | None = None,
     keys: Mapping[str, str | int | float] | None = None,
+    root: Path | None = None,
+    coding: Coding | None = None,
+    sections: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Iterator[Server]:
     """Start `peer` in a private directory below `base`, yield it once it answers, stop it whatever happens.
 
@@ -75,6 +78,9 @@ def running(
             directory / "access.log" if access_log else None,
             log_buffer,
             keys or {},
+            root,
+            coding,
+            sections or {},
         )
         with open(directory / "output", "wb") as output:
             process = subprocess.Popen(
@@ -110,27 +116,39 @@ def _await_answer(server: Server, process: subprocess.Popen[bytes]) -> None:
     trouble: object = "no answer"
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            body = fetch(server)
+            reply = ask(server)
         except (OSError, http.client.HTTPException) as error:
             trouble = error
             time.sleep(0.05)
             continue
-        if server.launch.site == "hello" and body != HELLO:
-            raise ServerFailed(f"{server.peer.name} answered {body!r}")
+        if reply.status != 200 or (server.launch.site == "hello" and reply.body != HELLO):
+            raise ServerFailed(f"{server.peer.name} answered {reply.status}: {reply.body[:2000]!r}")
         return
     how = trouble if process.poll() is None else f"exit status {process.returncode}"
     raise ServerFailed(f"{server.peer.name} doesn't serve: {how}\n{_tail(server.launch.directory)}")
 
 
-def fetch(server: Server) -> bytes:
-    """One request on its own connection; returns the body. Raises OSError, HTTPException, ServerFailed."""
+@dataclass(frozen=True)
+class Reply:
+    """One answer; header names in lower case, the body as it came, without the framing."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def ask(server: Server, path: str = "/", headers: Mapping[str, str] | None = None) -> Reply:
+    """One request on its own connection. Raises OSError, HTTPException."""
     connection = http.client.HTTPConnection(server.connect, server.launch.port, timeout=5)
     try:
-        connection.request("GET", "/", headers={"Connection": "close"})
+        # With a field of its own http.client would say that it accepts no coding.
+        connection.putrequest("GET", path, skip_accept_encoding=True)
+        for name, value in {**(headers or {}), "Connection": "close"}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
         response = connection.getresponse()
-        if response.status != 200:
-            raise ServerFailed(f"{server.peer.name} answered {response.status}: {response.read(2000)!r}")
-        return response.read()
+        fields = {name.lower(): value for name, value in response.getheaders()}
+        return Reply(response.status, fields, response.read())
     finally:
         connection.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .acme import Acme
-from .base import Launch, Peer, PeerUnavailable, Site
+from .base import Coding, Launch, Peer, PeerUnavailable, Site
 from .bjoern import Bjoern
 from .granian import Granian
 from .gunicorn import Gunicorn
@@ -14,4 +14,4 @@ PEERS: dict[str, Peer] = {
     peer.name: peer for peer in (Nginx(), Acme(), Bjoern(), Granian(), Gunicorn(), Waitress())
 }
 
-__all__ = ["PEERS", "Launch", "Peer", "PeerUnavailable", "Site"]
+__all__ = ["PEERS", "Coding", "Launch", "Peer", "PeerUnavailable", "Site"]

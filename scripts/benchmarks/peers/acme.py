@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 from pathlib import Path
 
-from .base import BIN, CHECKOUT, Launch, Peer, PeerUnavailable
+from .base import BIN, CHECKOUT, Coding, Launch, Peer, PeerUnavailable
 
 # Everything not named here is as shipped: timeouts, limits and counting are on.
 _SERVER = """\
@@ -24,6 +25,13 @@ routes:
     type: wsgi
     app: benchmarks.apps:{site}
 """
+_FILES = """\
+routes:
+  - path: /*
+    type: static
+    root: {root}
+"""
+_ALGORITHMS = {"gzip": "gzip", "br": "brotli"}
 _LOGGING = """\
 logging:
   level: warning
@@ -40,6 +48,7 @@ class Acme(Peer):
     name = "acme"
     can_log = True
     can_fork = True
+    can_serve_files = True
     note = "WSGI, Cython on gevent"
 
     def prepare(self) -> None:
@@ -69,11 +78,17 @@ class Acme(Peer):
         (directory / "10-server.yaml").write_text(
             server + "".join(f"  {key}: {value}\n" for key, value in keys.items())
         )
-        (directory / "20-routes.yaml").write_text(_ROUTES.format(site=launch.site))
+        routes = _FILES if launch.site == "files" else _ROUTES
+        (directory / "20-routes.yaml").write_text(routes.format(site=launch.site, root=launch.root))
         logged = launch.access_log is not None
         (directory / "30-logging.yaml").write_text(
             _LOGGING.format(enabled=str(logged).lower(), output=launch.access_log or "stdout")
         )
+        sections = dict(launch.sections)
+        if launch.coding is not None:
+            sections["compression"] = _compression(launch.coding)
+        for name, values in sections.items():  # JSON is YAML too
+            (directory / f"40-{name}.yaml").write_text(f"{name}: {json.dumps(values)}\n")
         return [str(BIN / "acme-wsgi"), "-c", str(directory)]
 
     def environment(self) -> dict[str, str]:
@@ -86,3 +101,11 @@ class Acme(Peer):
     def runtime_dir(launch: Launch) -> Path:
         """Where the control socket is."""
         return launch.directory / "run"
+
+
+def _compression(coding: Coding) -> dict[str, object]:
+    """The section that offers this coding alone; its other keys as shipped."""
+    if coding.token == "identity":
+        return {"enabled": False}
+    level = {"level": coding.level} if coding.level else {}
+    return {"algorithms": [_ALGORITHMS[coding.token]], **level}

@@ -19,12 +19,24 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 CHECKOUT = SCRIPTS.parent
 BIN = Path(sys.executable).parent
 
-# What is served at `/`, by name of the application in benchmarks.apps. nginx has "hello" and "pid" alone.
-Site = Literal["hello", "pid", "mark", "spin", "wait", "sleep"]
+# What is served. "files": the launch's directory, by peers with `can_serve_files`. Each other is the name of
+# an application in benchmarks.apps; of these nginx has "hello" and "pid" alone.
+Site = Literal["hello", "pid", "mark", "spin", "wait", "sleep", "page", "records", "files"]
 
 
 class PeerUnavailable(Exception):
     """This peer can't take part; the text says why."""
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How bodies are compressed: the content-coding's name in HTTP (RFC 9110 section 8.4.1) and its level.
+
+    Level 0: only a file is sent compressed that lies ready beside the one asked for.
+    """
+
+    token: Literal["identity", "gzip", "br"]
+    level: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,8 @@ class Launch:
 
     `directory` is private to this run; `connections` is the number it must be able to hold at once over all
     workers, each of which gets room for `descriptors`. `keys` are further ones of ACME's section `server`,
-    for scenarios about what these keys do.
+    `sections` are further sections of its configuration, for scenarios about what these do. `coding`: how the
+    server compresses; None: as it does by itself.
     """
 
     directory: Path
@@ -46,6 +59,9 @@ class Launch:
     access_log: Path | None = None
     log_buffer: str | None = None  # nginx's `buffer=`, "64k"
     keys: Mapping[str, str | int | float] = field(default_factory=dict)
+    root: Path | None = None  # the directory of the site "files"
+    coding: Coding | None = None
+    sections: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 class Peer(ABC):
@@ -55,6 +71,7 @@ class Peer(ABC):
     package: ClassVar[str | None] = None  # on PyPI
     can_log: ClassVar[bool] = False
     can_fork: ClassVar[bool] = False  # takes several worker processes
+    can_serve_files: ClassVar[bool] = False
     note: ClassVar[str] = ""
 
     def prepare(self) -> None:

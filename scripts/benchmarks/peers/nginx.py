@@ -1,4 +1,4 @@
-"""nginx answering `return 200` with the same body: the practical floor of a server written in C."""
+"""nginx answering `return 200` with the same body, or files: the practical floor of a server written in C."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 
 from ..apps import HELLO
-from .base import Launch, Peer, PeerUnavailable
+from .base import Coding, Launch, Peer, PeerUnavailable
 
 _CONFIGURATION = """\
 daemon off;
@@ -33,11 +33,22 @@ http {{
     server {{
         listen {host}:{port} backlog=65535;
         location / {{
-            return 200 "{body}";
+            {location}
         }}
     }}
 }}
 """
+_ANSWER = 'return 200 "{body}";'
+# What its documentation advises for files. Times and counts that aren't named here are its defaults.
+_FILES = """\
+root {root};
+            include /etc/nginx/mime.types;
+            sendfile on;
+            tcp_nopush on;
+            etag on;
+            open_file_cache max=10000 inactive=1h;
+            {gzip}"""
+_GZIP = "gzip on; gzip_comp_level {level}; gzip_vary on; gzip_types text/css application/json;"
 
 
 class Nginx(Peer):
@@ -46,7 +57,8 @@ class Nginx(Peer):
     name = "nginx"
     can_log = True
     can_fork = True
-    note = "return 200, C"
+    can_serve_files = True
+    note = "return 200 or files, C"
 
     def prepare(self) -> None:
         """`scripts/bench` installs the Debian package."""
@@ -71,7 +83,7 @@ class Nginx(Peer):
             access_log=log,
             host=launch.host,
             port=launch.port,
-            body=HELLO.decode() if launch.site == "hello" else "$pid",
+            location=_location(launch),
             # As root nginx would hand its workers to `nobody`, who may not write in a private directory.
             user="user root;" if os.geteuid() == 0 else "",
         )
@@ -87,3 +99,19 @@ class Nginx(Peer):
             "-e",
             str(launch.directory / "error.log"),
         ]
+
+
+def _location(launch: Launch) -> str:
+    """What stands in the only location."""
+    if launch.site == "files":
+        return _FILES.format(root=launch.root, gzip=_gzip(launch.coding))
+    return _ANSWER.format(body=HELLO.decode() if launch.site == "hello" else "$pid")
+
+
+def _gzip(coding: Coding | None) -> str:
+    """The directives; off where nothing is said, as in nginx itself. It has no brotli of its own."""
+    if coding is None or coding.token == "identity":
+        return "gzip off;"
+    if coding.token != "gzip":
+        raise ValueError(f"nginx doesn't compress with {coding.token}")
+    return _GZIP.format(level=coding.level) if coding.level else "gzip_static on; gzip_vary on;"

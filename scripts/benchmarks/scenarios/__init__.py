@@ -10,11 +10,22 @@ from .kill import Kill
 from .memory import MemoryOverTime
 from .overload import Overload
 from .reload import Reload
+from .static import Static
 from .stop import Stop
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for scenario in (Hello(), Connections(), Idle(), MemoryOverTime(), Kill(), Reload(), Overload(), Stop())
+    for scenario in (
+        Hello(),
+        Static(),
+        Connections(),
+        Idle(),
+        MemoryOverTime(),
+        Kill(),
+        Reload(),
+        Overload(),
+        Stop(),
+    )
 }
 
 __all__ = ["SCENARIOS", "Context", "Scenario", "ScenarioFailed"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -84,6 +85,21 @@ class Cost:
     load: Load
     cpu_us: float
     foreign: float
+
+
+def medians(costs: Sequence[Cost]) -> Row:
+    """What a row says of the same measurement over several rounds; `spread` is half the range."""
+    cpu = [cost.cpu_us for cost in costs]
+    middle = statistics.median(cpu)
+    return {
+        "rate": statistics.median(cost.load.rate for cost in costs),
+        "p50_us": statistics.median(cost.load.p50_us for cost in costs),
+        "p99_us": statistics.median(cost.load.p99_us for cost in costs),
+        "cpu_us": middle,
+        "spread": (max(cpu) - min(cpu)) / 2 / middle,
+        "cpu_us_rounds": cpu,
+        "foreign_cpu": max(cost.foreign for cost in costs),
+    }
 
 
 class Meter:

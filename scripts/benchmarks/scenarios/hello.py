@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import statistics
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from ..load import HEADERS, wrk
 from ..peers import Peer
 from ..report import Column, Table
 from ..server import running
-from .base import Context, Cost, Meter, Row, Scenario, noise_remark, progress
+from .base import Context, Cost, Meter, Row, Scenario, medians, noise_remark, progress
 
 COLUMNS = (
     Column("peer", "server"),
@@ -136,16 +135,8 @@ def _table(context: Context, kind: str, samples: Samples) -> Table:
 
 
 def _medians(rounds: list[Sample]) -> Row:
-    costs = [sample.cost for sample in rounds]
-    cpu = [cost.cpu_us for cost in costs]
     return {
-        "rate": statistics.median(cost.load.rate for cost in costs),
-        "p50_us": statistics.median(cost.load.p50_us for cost in costs),
-        "p99_us": statistics.median(cost.load.p99_us for cost in costs),
-        "cpu_us": statistics.median(cpu),
-        "spread": (max(cpu) - min(cpu)) / 2 / statistics.median(cpu),
-        "cpu_us_rounds": cpu,
-        "foreign_cpu": max(cost.foreign for cost in costs),
+        **medians([sample.cost for sample in rounds]),
         "logged": min((sample.logged for sample in rounds if sample.logged is not None), default=None),
     }
 
