@@ -66,10 +66,8 @@ setup(
     package_data={
         "acme_wsgi": [
             "py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd", "http/*.h",
-            "files/*.pyi", "files/*.pxd",
+            "files/*.pyi", "files/*.pxd", "compression/*.pyi",
         ],
-        "acme_wsgi": ["py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd", "http/*.h"],
-        "acme_wsgi.compression": ["*.pyi"],
         "acme_wsgi.handlers": ["*.pyi"],
     },
     ext_modules=cythonize(
