@@ -32,6 +32,7 @@ CYTHON_MODULES = [
     "acme_wsgi.engine",
     "acme_wsgi.compression.wrapper",
     "acme_wsgi.handlers._exchange",
+    "acme_wsgi.handlers._static",
 ]
 
 SANITIZE = os.environ.get("ACME_SANITIZE") == "1"

@@ -26,7 +26,7 @@ HANDLERS = {
     "wsgi": "acme_wsgi.handlers.wsgi",
     "handler": "acme_wsgi.handlers.function",
     "redirect": "acme_wsgi.handlers.redirect",
-    "static": "acme_wsgi.handlers.unbuilt",
+    "static": "acme_wsgi.handlers.static",
     "proxy": "acme_wsgi.handlers.unbuilt",
 }
 """Route type -> the module that serves it; imported only when a route of that type exists."""

@@ -52,7 +52,7 @@ class Route:
         (), "hosts it answers; empty = any", check=grammar.route_host, example="www.example.org"
     )
     type: Literal["static", "proxy", "redirect", "wsgi", "handler"] = key(
-        REQUIRED, "what answers", unbuilt=("static", "proxy"), example="wsgi"
+        REQUIRED, "what answers", unbuilt=("proxy",), example="wsgi"
     )
     app: str | None = key(
         None, "WSGI application, module:callable or module:factory()", check=grammar.callable_name,

@@ -1,0 +1,121 @@
+"""What a route's settings make of a file: its fields, its tag, its forms, the way it is sent.
+
+Law: from contents that were read to a Resource, by settings alone; no request, no file system.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from werkzeug.http import http_date
+
+from acme_wsgi.compression import extension, tokens
+from acme_wsgi.files.media import is_text, media_type
+from acme_wsgi.handlers._static import Resource, Variant
+from acme_wsgi.http.writer import DIRECT, MAPPING, READ, SENDFILE, FileBody, Prepared
+
+if TYPE_CHECKING:
+    from acme_wsgi.config.schema.content import Compression, Static
+    from acme_wsgi.files.openfile import OpenFile
+    from acme_wsgi.handlers._contents import Content
+
+
+class Forms:
+    """What a route's settings make of a file: its fields, its tag, the way it is sent."""
+
+    def __init__(self, static: Static, compression: Compression | None, cache_control: str | None) -> None:
+        self.static = static
+        self.compression = compression
+        self.algorithm = static.etag.algorithm if static.etag.enabled else None
+        self._cache_control = cache_control
+        self._tokens = tokens(compression) if compression is not None else ()
+        self._types = frozenset(compression.types) if compression is not None else frozenset()
+
+    def resource(self, name: bytes, plain: Content, coded: dict[str, Content]) -> Resource:
+        """What a path stands for."""
+        media = media_type(os.fsdecode(name.rpartition(b"/")[2]))
+        described = media + "; charset=utf-8" if is_text(media) and plain.utf8 else media
+        encodable = self._encodable(media, plain.file.size)
+        offered = tuple(dict.fromkeys((*(t for t in self._tokens if encodable or t in coded), *coded)))
+        varies = bool(offered) or media in self._types
+        variants = {
+            token: self.variant(content, described, token=token, varies=True)
+            for token, content in coded.items()
+        }
+        return Resource(self.variant(plain, described, token="", varies=varies), variants, offered)
+
+    def _encodable(self, media: str, size: int) -> bool:
+        compression = self.compression
+        return (
+            compression is not None
+            and media in self._types
+            and compression.min_size <= size <= compression.max_size
+        )
+
+    def variant(self, content: Content, media: str, *, token: str, varies: bool) -> Variant:
+        """One file as it is sent."""
+        file = content.file
+        etag = None
+        if content.digest is not None:
+            etag = _tag(content.digest, token)
+        modified = file.mtime_ns // 1_000_000_000 if self.static.last_modified and content.steady else None
+        if content.body is not None:
+            return self._made(content.body, None, media, token, etag, modified, varies, True)
+        body = FileBody(file, 0, file.size, self.way(file.size))
+        return self._made(body, file, media, token, etag, modified, varies, True)
+
+    def encoded(self, plain: Variant, token: str, data: bytes) -> Variant:
+        """A file that we compressed. Its tag is made from the file's, and survives a restart."""
+        etag = None if plain.etag is None else _tag(plain.etag.strip('"'), token)
+        return self._made(data, None, plain.media_type, token, etag, plain.modified, True, False)
+
+    def _made(
+        self,
+        body: bytes | FileBody,
+        file: OpenFile | None,
+        media: str,
+        token: str,
+        etag: str | None,
+        modified: int | None,
+        varies: bool,
+        exact: bool,
+    ) -> Variant:
+        both = []
+        if etag is not None:
+            both.append(("ETag", etag))
+        if self._cache_control is not None:
+            both.append(("Cache-Control", self._cache_control))
+        if varies:
+            both.append(("Vary", "Accept-Encoding"))
+        dated = [] if modified is None else [("Last-Modified", http_date(modified))]
+        head = [("Content-Type", media), *dated, *both, ("Accept-Ranges", "bytes")]
+        if token:
+            head.append(("Content-Encoding", token))
+        return Variant(
+            Prepared(head),
+            # RFC 9110 15.4.5: the date only where nothing better tells the versions apart.
+            Prepared(both if etag is not None else dated + both),
+            body,
+            file,
+            token=token,
+            etag=etag,
+            modified=modified,
+            media_type=media,
+            exact=exact,
+        )
+
+    def way(self, size: int) -> int:
+        """How a file of this size is sent."""
+        static = self.static
+        if static.direct_io and size >= static.direct_io_threshold:
+            return DIRECT
+        if static.mmap.enabled and static.mmap.threshold <= size <= static.mmap.max_size:
+            return MAPPING
+        return SENDFILE if static.zero_copy else READ
+
+
+def _tag(digest: str, token: str) -> str:
+    """A strong entity tag (RFC 9110 8.8.3); each coding has its own, since its bytes are others."""
+    coding = extension(token).replace(".", "-") if token else ""
+    return f'"{digest}{coding}"'
