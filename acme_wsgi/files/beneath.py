@@ -72,9 +72,12 @@ class Beneath:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), relative)
             return OpenFile(_reopened(fd, os.O_RDONLY | os.O_NOCTTY))
 
-    def stat(self, relative: bytes) -> os.stat_result:
-        """Of the regular file or directory at `relative`. Raises FileNotFoundError, PermissionError."""
-        with self._found(relative) as (_, found):
+    def stat(self, relative: bytes, root: int | None = None) -> os.stat_result:
+        """Of the regular file or directory at `relative`. Raises FileNotFoundError, PermissionError.
+
+        `root`: a descriptor from `open_root`, for several looks at one and the same directory.
+        """
+        with self._found(relative, root) as (_, found):
             return found
 
     def listing(self, relative: bytes, limit: int) -> list[Listed]:
@@ -105,10 +108,10 @@ class Beneath:
         return os.open(self.root, os.O_PATH | os.O_DIRECTORY)
 
     @contextmanager
-    def _found(self, relative: bytes) -> Iterator[tuple[int, os.stat_result]]:
+    def _found(self, relative: bytes, root: int | None = None) -> Iterator[tuple[int, os.stat_result]]:
         """An O_PATH descriptor of the file or directory at `relative`, and its stat."""
         split(relative)
-        fd = self._lookup(relative or b".")
+        fd = self._lookup(relative or b".", root)
         try:
             found = os.fstat(fd)
             if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(found.st_mode):
@@ -117,18 +120,19 @@ class Beneath:
         finally:
             os.close(fd)
 
-    def _lookup(self, relative: bytes) -> int:
-        root = -1
+    def _lookup(self, relative: bytes, root: int | None) -> int:
+        own = -1
         try:
-            root = self.open_root()
+            if root is None:
+                root = own = self.open_root()
             return (self._walk or best_walk())(root, relative)
         except OSError as error:
             if error.errno in _ABSENT:
                 raise _absent(relative) from error
             raise
         finally:
-            if root >= 0:
-                os.close(root)
+            if own >= 0:
+                os.close(own)
 
     def _listed(self, directory: int, relative: bytes, entry: os.DirEntry[str]) -> Listed | None:
         name = os.fsencode(entry.name)

@@ -70,7 +70,8 @@ cdef class Mapping:
 
     def __dealloc__(self):
         if self.address is not NULL:
-            munmap(self.address, self.length)
+            with nogil:
+                munmap(self.address, self.length)
 
 
 cdef class OpenFile:
@@ -173,8 +174,10 @@ cdef class OpenFile:
 
 
 cdef void release(OpenFile file) noexcept:
-    if file.direct >= 0:
-        close(file.direct)
-    if file.fd >= 0:
-        close(file.fd)
+    cdef int fd = file.fd, direct = file.direct
     file.direct = file.fd = -1
+    with nogil:      # the last descriptor of a big file that was deleted: its blocks are freed now
+        if direct >= 0:
+            close(direct)
+        if fd >= 0:
+            close(fd)

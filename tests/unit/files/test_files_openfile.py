@@ -143,7 +143,7 @@ def test_what_cannot_be_mapped(tmp_path: Path) -> None:
 def test_a_second_descriptor_for_direct_reads(path: Path) -> None:
     file = opened(path)
     direct = file.direct_fd()
-    if direct == -1:    # the test's own directory doesn't do it: then the kernel says so too
+    if direct == -1:  # the test's own directory doesn't do it: then the kernel says so too
         with pytest.raises(OSError, match="Invalid argument"):
             os.open(path, os.O_RDONLY | os.O_DIRECT)
         return

@@ -1,0 +1,52 @@
+"""Tests of what gevent's loop has a part in: `@in_loop` runs the test function in a forked child with a hub.
+
+What it raises fails the test in the parent. gevent is imported in the child alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import ParamSpec
+
+P = ParamSpec("P")
+
+DEADLINE = 10
+
+
+def in_loop(test: Callable[P, None]) -> Callable[P, None]:
+    """Run a test in a child, whose main greenlet it is."""
+
+    @functools.wraps(test)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            os._exit(_run(functools.partial(test, *args, **kwargs)))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "see the child's traceback"
+
+    return wrapped
+
+
+def _run(test: Callable[[], None]) -> int:
+    try:
+        test()
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+        sys.stderr.flush()
+        return 1
+    return 0
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until something is so."""
+    import gevent
+
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        gevent.sleep(0.001)
