@@ -20,6 +20,7 @@ CYTHON_MODULES = [
     "acme_wsgi.http.writer",
     "acme_wsgi.http.environ",
     "acme_wsgi.files.openfile",
+    "acme_wsgi.files.cache",
     "acme_wsgi.scoreboard",
     "acme_wsgi.reactor",
     "acme_wsgi.stream",
