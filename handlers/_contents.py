@@ -1,7 +1,7 @@
 """What is in a file: its bytes while it is small, its digest, whether its text is UTF-8.
 
-Law: reads open files, knows no names and no HTTP. Says whether a file changed while it was read. `read` may wait
-for a disk and is called in the I/O threads; `Digests` is the loop's.
+Law: reads open files, knows no names and no HTTP. Says whether a file changed while it was read. `read` may
+wait for a disk and is called in the I/O threads; `Digests` is the loop's.
 """
 
 from __future__ import annotations

@@ -5,20 +5,27 @@ Law: from contents that were read to a Resource, by settings alone; no request, 
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from werkzeug.http import http_date
 
 from acme_wsgi.compression import extension, tokens
+from acme_wsgi.compression.types import compressible
 from acme_wsgi.files.media import is_text, media_type
+from acme_wsgi.handlers._contents import AT_ONCE
 from acme_wsgi.handlers._static import Resource, Variant
 from acme_wsgi.http.writer import DIRECT, MAPPING, READ, SENDFILE, FileBody, Prepared
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from acme_wsgi.config.schema.content import Compression, Static
+    from acme_wsgi.files.guard import Seen
     from acme_wsgi.files.openfile import OpenFile
     from acme_wsgi.handlers._contents import Content
+
+OVERHEAD = 2048
+"""Bytes that one form of a file takes besides its body: heads, tags, objects. Measured roughly."""
 
 
 class Forms:
@@ -32,24 +39,35 @@ class Forms:
         self._tokens = tokens(compression) if compression is not None else ()
         self._types = frozenset(compression.types) if compression is not None else frozenset()
 
-    def resource(self, name: bytes, plain: Content, coded: dict[str, Content]) -> Resource:
-        """What a path stands for."""
-        media = media_type(os.fsdecode(name.rpartition(b"/")[2]))
+    def resource(
+        self, name: bytes, plain: Content, coded: Mapping[str, Content], depends: Mapping[bytes, Seen]
+    ) -> Resource:
+        """What a path stands for; `depends` is what it was made from."""
+        media = media_of(name)
         described = media + "; charset=utf-8" if is_text(media) and plain.utf8 else media
-        encodable = self._encodable(media, plain.file.size)
+        encodable = self.encodable(media, plain.file.size)
         offered = tuple(dict.fromkeys((*(t for t in self._tokens if encodable or t in coded), *coded)))
-        varies = bool(offered) or media in self._types
+        varies = bool(offered) or compressible(media, self._types)
         variants = {
             token: self.variant(content, described, token=token, varies=True)
             for token, content in coded.items()
         }
-        return Resource(self.variant(plain, described, token="", varies=varies), variants, offered)
+        contents = (plain, *coded.values())
+        return Resource(
+            self.variant(plain, described, token="", varies=varies),
+            variants,
+            offered,
+            depends,
+            memory=sum(len(content.body or b"") + OVERHEAD for content in contents),
+            # A file that is read past the page cache has a second one.
+            descriptors=sum(2 for content in contents if content.body is None),
+        )
 
-    def _encodable(self, media: str, size: int) -> bool:
+    def encodable(self, media: str, size: int) -> bool:
         compression = self.compression
         return (
             compression is not None
-            and media in self._types
+            and compressible(media, self._types)
             and compression.min_size <= size <= compression.max_size
         )
 
@@ -105,6 +123,13 @@ class Forms:
             exact=exact,
         )
 
+    def lacks_tag(self, variant: Variant) -> bool:
+        """Whether a variant goes without a tag only because its file is large."""
+        file = variant.file
+        if self.algorithm is None or variant.etag is not None or file is None:
+            return False
+        return file.size > AT_ONCE
+
     def way(self, size: int) -> int:
         """How a file of this size is sent."""
         static = self.static
@@ -113,6 +138,11 @@ class Forms:
         if static.mmap.enabled and static.mmap.threshold <= size <= static.mmap.max_size:
             return MAPPING
         return SENDFILE if static.zero_copy else READ
+
+
+def media_of(name: bytes) -> str:
+    """The media type of a path below the root."""
+    return media_type(name.rpartition(b"/")[2].decode("latin-1"))
 
 
 def _tag(digest: str, token: str) -> str:

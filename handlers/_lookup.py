@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from acme_wsgi.files.beneath import Beneath, Listed
+from acme_wsgi.files.guard import Seen
 from acme_wsgi.files.openfile import OpenFile
 
 MOST_LISTED = 10_000
@@ -49,6 +50,9 @@ class Refused:
     status: int
 
 
+Depends = dict[bytes, Seen]
+"""Relative path -> what was found there."""
+
 Outcome = Found | Directory | Elsewhere | Refused
 
 
@@ -78,12 +82,12 @@ class Lookup:
         self._extensions = tuple(extension.lower().encode() for extension in extensions)
         self._siblings = {token: extension.encode() for token, extension in siblings.items()}
 
-    def find(self, relative: bytes) -> tuple[Outcome, list[bytes]]:
-        """What a path stands for, and every name whose change could make it stand for something else.
+    def find(self, relative: bytes) -> tuple[Outcome, Depends]:
+        """What a path stands for, and what was found at every name whose change could alter that.
 
         :param relative: the path below the root, without a slash at the front
         """
-        depends: list[bytes] = []
+        depends: Depends = {}
         for name in self._candidates(relative):
             try:
                 outcome = self._try(name, relative, depends)
@@ -103,17 +107,16 @@ class Lookup:
             return
         for template in self._tries:
             name = template.replace(b"$uri", b"/" + relative)
-            if relative[-1:] == b"/" and not template.endswith(b"/"):
-                name = name.rstrip(b"/")  # `$uri` alone means a file
+            if not template.endswith(b"/") and name.endswith(b"/"):
+                name = name.rstrip(b"/")  # only `$uri/` means a directory
                 if template == b"$uri":
                     continue
             yield re.sub(rb"/{2,}", b"/", name).lstrip(b"/")
 
-    def _try(self, name: bytes, asked: bytes, depends: list[bytes]) -> Outcome | None:
+    def _try(self, name: bytes, asked: bytes, depends: Depends) -> Outcome | None:
         """None: there is nothing of that name."""
         if name == b"" or name.endswith(b"/"):
             return self._directory(name, asked, depends)
-        depends.append(name)
         try:
             return self._file(name, depends)
         except FileNotFoundError:
@@ -121,49 +124,49 @@ class Lookup:
         except IsADirectoryError:
             return None if self._tries else Elsewhere()
 
-    def _file(self, name: bytes, depends: list[bytes]) -> Found | None:
+    def _file(self, name: bytes, depends: Depends) -> Found | None:
+        depends[name] = None
         if not self.served(name):
-            if stat.S_ISDIR(self.beneath.stat(name).st_mode):
+            found = depends[name] = self.beneath.stat(name)
+            if stat.S_ISDIR(found.st_mode):
                 raise IsADirectoryError  # a directory may be called anything
             return None
-        file = self.beneath.open(name)
+        file = depends[name] = self.beneath.open(name)
         coded = {}
         for token, extension in self._siblings.items():
-            depends.append(name + extension)
-            sibling = self._sibling(name + extension, file)
-            if sibling is not None:
+            sibling = depends[name + extension] = self._sibling(name + extension)
+            if sibling is None:
+                continue
+            if sibling.mtime_ns >= file.mtime_ns:
                 coded[token] = sibling
+            else:
+                sibling.close()  # made of another version; when it changes, we look again
         return Found(name, file, coded)
 
-
-    def _sibling(self, name: bytes, file: OpenFile) -> OpenFile | None:
-        """The compressed form, if it isn't older than the file."""
+    def _sibling(self, name: bytes) -> OpenFile | None:
         try:
-            sibling = self.beneath.open(name)
-        except OSError:
+            return self.beneath.open(name)
+        except (FileNotFoundError, IsADirectoryError, PermissionError):
             return None
-        if sibling.mtime_ns >= file.mtime_ns:
-            return sibling
-        sibling.close()
-        return None
 
-    def _directory(self, name: bytes, asked: bytes, depends: list[bytes]) -> Outcome | None:
-        depends.append(name.rstrip(b"/"))
+    def _directory(self, name: bytes, asked: bytes, depends: Depends) -> Outcome | None:
+        depends[name.rstrip(b"/")] = None
         try:
-            if not stat.S_ISDIR(self.beneath.stat(name).st_mode):
-                return None
+            found = self.beneath.stat(name)
         except FileNotFoundError:
             return None
+        if not stat.S_ISDIR(found.st_mode):
+            return None
+        depends[name.rstrip(b"/")] = found
         if asked and not asked.endswith(b"/"):
             return Elsewhere()  # found by `$uri/`: its relative links need the slash
         for index in self._index:
-            depends.append(name + index)
             try:
-                found = self._file(name + index, depends)
+                page = self._file(name + index, depends)
             except (FileNotFoundError, IsADirectoryError):
                 continue
-            if found is not None:
-                return found
+            if page is not None:
+                return page
         if self._listing:
             return self._listed(name)
         return None if self._tries else Refused(403)

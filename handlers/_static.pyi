@@ -1,6 +1,7 @@
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
 
+from acme_wsgi.files.cache import FileTable
+from acme_wsgi.files.guard import Seen
 from acme_wsgi.files.openfile import OpenFile
 from acme_wsgi.handlers import Handler, Request
 from acme_wsgi.http.writer import FileBody, Prepared, Response
@@ -48,10 +49,23 @@ class Resource:
     def coded(self) -> dict[str, Variant]: ...
     @property
     def offered(self) -> tuple[str, ...]: ...
-    def __init__(self, plain: Variant, coded: dict[str, Variant], offered: tuple[str, ...]) -> None: ...
+    @property
+    def depends(self) -> Mapping[bytes, Seen]: ...
+    @property
+    def descriptors(self) -> int: ...
+    memory: int
+    retired: bool
+    def __init__(
+        self,
+        plain: Variant,
+        coded: dict[str, Variant],
+        offered: tuple[str, ...],
+        depends: Mapping[bytes, Seen],
+        *,
+        memory: int,
+        descriptors: int,
+    ) -> None: ...
+    def is_current(self) -> bool: ...
     def remember(self, accept_encoding: str | None, variant: Variant) -> None: ...
 
-class Table(Protocol):
-    def get(self, path: str, /) -> Any: ...
-
-def make_front(table: Table, slow: Callable[[Request, Resource | None], Response]) -> Handler: ...
+def make_front(table: FileTable, slow: Callable[[Request, Resource | None], Response]) -> Handler: ...

@@ -8,6 +8,7 @@ Law: finds and hands out what is there, opens and computes nothing. Compiled bec
 request for a file.
 """
 
+from acme_wsgi.files.cache cimport FileTable
 from acme_wsgi.files.openfile cimport OpenFile
 from acme_wsgi.http.writer cimport FileBody, Prepared, Response
 
@@ -19,9 +20,9 @@ cdef class Variant:
     """One form of a file.
 
     head: the fields of a 200. unmodified: those of a 304. body: bytes, or a FileBody of `file`, which is None for
-    bytes. token: its content coding, "" for none. etag: as in the field; None: it has none. modified: seconds since the epoch
-    or None. media_type: its Content-Type. size: bytes. exact: the same tag always means the same bytes, so that a
-    range of it can complete what a client has.
+    bytes. token: its content coding, "" for none. etag: as in the field; None: it has none. modified: seconds since
+    the epoch or None. media_type: its Content-Type. size: bytes. exact: the same tag always means the same bytes, so
+    that a range of it can complete what a client has.
     """
 
     cdef readonly Prepared head
@@ -59,19 +60,38 @@ cdef class Resource:
     """What a URL path stands for.
 
     plain: the file as it is. coded: token -> Variant, what is ready. offered: the tokens that a client may
-    have, the best first.
+    have, the best first. depends, memory, descriptors: as FileTable.keep takes them. retired: something better is
+    known, look again.
     """
 
     cdef readonly Variant plain
     cdef readonly dict coded
     cdef readonly tuple offered
+    cdef readonly object depends
+    cdef public long long memory
+    cdef readonly int descriptors
+    cdef public bint retired
     cdef dict chosen
 
-    def __init__(self, Variant plain not None, dict coded not None, tuple offered not None):
+    def __init__(self, Variant plain not None, dict coded not None, tuple offered not None, depends, *,
+                 long long memory, int descriptors):
         self.plain = plain
         self.coded = coded
         self.offered = offered
+        self.depends = depends
+        self.memory = memory
+        self.descriptors = descriptors
         self.chosen = {}
+
+    def is_current(self):
+        """Whether the files of all its variants are still the versions that their heads describe."""
+        cdef Variant variant
+        if not self.plain.current():
+            return False
+        for variant in self.coded.values():
+            if not variant.current():
+                return False
+        return True
 
     def remember(self, accept_encoding, Variant variant not None):
         """Which variant an Accept-Encoding field leads to; None: the field is absent."""
@@ -80,12 +100,11 @@ cdef class Resource:
         self.chosen[accept_encoding] = variant
 
 
-def make_front(table, slow):
-    """The handler of a route: `table.get(path)` gives a Resource or None, `slow(request, found)` answers the rest."""
-    get = table.get
+def make_front(FileTable table not None, slow):
+    """The handler of a route: what `table` has for a path is a Resource; `slow(request, found)` answers the rest."""
 
     def handle(request):
-        cdef object found = get(request.path)
+        cdef object found = table.get(request.path)
         cdef dict environ
         cdef Variant variant
         cdef Resource resource
@@ -94,6 +113,8 @@ def make_front(table, slow):
         if type(found) is not Resource:
             return slow(request, None)
         resource = <Resource>found
+        if resource.retired:
+            return slow(request, None)
         method = request.method
         if method != "GET" and method != "HEAD":
             return slow(request, resource)

@@ -9,41 +9,50 @@ acme_wsgi.files, and nothing here opens one. Blocking calls go through the I/O t
 
 from __future__ import annotations
 
-import logging
-import os
+import errno
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from acme_wsgi import iothreads
 from acme_wsgi.compression import compress, costly, negotiate, tokens
 from acme_wsgi.errors import HTTPError
 from acme_wsgi.files.beneath import Beneath
-from acme_wsgi.files.media import is_text, media_type
+from acme_wsgi.files.cache import FileTable
+from acme_wsgi.files.changes import Changes
+from acme_wsgi.files.media import is_text
 from acme_wsgi.handlers import _contents, _listing
 from acme_wsgi.handlers._contents import Content, Digests
+from acme_wsgi.handlers._digesting import Digesting
 from acme_wsgi.handlers._fillers import Fillers
-from acme_wsgi.handlers._forms import Forms
+from acme_wsgi.handlers._forms import OVERHEAD, Forms, media_of
 from acme_wsgi.handlers._lookup import Directory, Elsewhere, Found, Lookup, Outcome, Refused
 from acme_wsgi.handlers._static import Resource, Variant, make_front
 from acme_wsgi.http.conditional import Validators, judge, range_applies, strong_match
 from acme_wsgi.http.ranges import Range, Unsatisfiable, multipart, parse, unsatisfied
-from acme_wsgi.http.writer import FileBody, Parts, Response
+from acme_wsgi.http.writer import DIRECT, FileBody, Parts, Response
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from acme_wsgi.config import Route
     from acme_wsgi.config.schema.content import Compression
     from acme_wsgi.files.openfile import OpenFile
     from acme_wsgi.handlers import Context, Handler, Request
-
-log = logging.getLogger("acme.handlers.static")
 
 OK = "200 OK"
 _TRIES = 3
 _LONGEST_REMEMBERED = 128
 _PATH_SAFE = "/!$&'()*+,;=~:@"
 _QUERY_SAFE = "%/:?#[]@!$&'()*+,;=~"
+_TAGGED = ("HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH", "HTTP_IF_RANGE")
+_PATIENCE = 5.0
+"""Seconds that a request which names a tag waits for the digest of a large file."""
+
+# One for all routes of a worker.
 _DIGESTS = Digests()
+_DIGESTING = Digesting(_DIGESTS)
 
 
 def build(route: Route, context: Context) -> Handler:
@@ -61,8 +70,16 @@ def build(route: Route, context: Context) -> Handler:
         extensions=route.extensions,
         siblings=_siblings(compression),
     )
-    files = Files(lookup, context.prefix or "", Forms(context.static, compression, route.cache_control))
+    table = FileTable(lookup.beneath, _changes())
+    forms = Forms(context.static, compression, route.cache_control)
+    files = Files(lookup, table, forms, context.prefix or "")
     return make_front(files.table, files.answer)
+
+
+@functools.cache
+def _changes() -> Changes:
+    """What tells of changed files, one for all routes of a worker."""
+    return Changes()
 
 
 def _siblings(compression: Compression | None) -> dict[str, str]:
@@ -75,18 +92,11 @@ def _siblings(compression: Compression | None) -> dict[str, str]:
     return {token: by_token[token] for token in dict.fromkeys(order) if by_token.get(token) in wanted}
 
 
-class NoTable:
-    """Nothing is known from before."""
-
-    def get(self, path: str) -> None:
-        """Nothing."""
-
-
 class Files:
     """The files of one route, and the answer to each request for one."""
 
-    def __init__(self, lookup: Lookup, prefix: str, forms: Forms) -> None:
-        self.table = NoTable()
+    def __init__(self, lookup: Lookup, table: FileTable, forms: Forms, prefix: str) -> None:
+        self.table = table
         self._lookup = lookup
         self._prefix = prefix
         self._forms = forms
@@ -103,15 +113,22 @@ class Files:
         path = request.path
         found: Resource | Outcome
         found = known if known is not None else self._load(path)
-        if not isinstance(found, Resource):
-            return self._without_file(request, found)
-        variant = self._choose(request, found)
-        if not variant.is_current():
-            found = self._load(path)
+        for _ in range(_TRIES):
             if not isinstance(found, Resource):
                 return self._without_file(request, found)
             variant = self._choose(request, found)
+            if variant.is_current() and not self._better_is_known(found, variant, request.environ):
+                break
+            found = self._load(path)
         return self._respond(request, variant)
+
+    def _better_is_known(self, found: Resource, variant: Variant, environ: Mapping[str, Any]) -> bool:
+        """Whether the digest of a large file, which was served without it so far, is there now."""
+        file = variant.file
+        if file is None or not self._forms.lacks_tag(variant) or not self._wait_for_tag(file, environ):
+            return False
+        found.retired = True
+        return True
 
     # -- what a path stands for
 
@@ -122,36 +139,59 @@ class Files:
         return self._loading.fill(path, lambda: self._fill(path))
 
     def _fill(self, path: str) -> Resource | Outcome:
-        relative = path[len(self._prefix) + 1 :].encode("latin-1")
-        outcome, contents, _ = iothreads.run(self._look, relative)
-        if not isinstance(outcome, Found):
-            return outcome
+        try:
+            found, contents = iothreads.run(self._look, path)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            # What we hold open for later is what there is to give up.
+            self.table.clear()
+            raise HTTPError(503, headers=[("Retry-After", "1")]) from error
         algorithm = self._forms.algorithm
-        for content in contents.values():
+        for content in contents:
             if algorithm is not None and content.digest is not None:
                 _DIGESTS.put(algorithm, content.file, content.digest)
-        plain = contents.pop("")
-        return self._forms.resource(outcome.name, plain, contents)
+        return found
 
-    def _look(self, relative: bytes) -> tuple[Outcome, dict[str, Content], list[bytes]]:
-        """In an I/O thread: find the file, and read what must be read of it and of its siblings."""
-        for _ in range(_TRIES):
-            outcome, depends = self._lookup.find(relative)
+    def _look(self, path: str) -> tuple[Resource | Outcome, list[Content]]:
+        """In an I/O thread: find the file, read what must be read of it and of its siblings, and keep it."""
+        self.table.verify()
+        known = self.table.get(path)
+        if isinstance(known, Resource) and not known.retired and known.is_current():
+            return known, []
+        for tries_left in reversed(range(_TRIES)):
+            outcome, depends = self._lookup.find(path[len(self._prefix) + 1 :].encode("latin-1"))
             if not isinstance(outcome, Found):
-                return outcome, {}, depends
-            text = is_text(media_type(os.fsdecode(outcome.name.rpartition(b"/")[2])))
-            contents = {"": self._read(outcome.file, text)}
-            for token, sibling in outcome.coded.items():
-                contents[token] = self._read(sibling, False)
-            if all(content.steady for content in contents.values()):
-                break
-        # Whoever writes to a file without end gets its length right and no tag.
-        return outcome, contents, depends
+                return outcome, []
+            plain = self._read(outcome.file, is_text(media_of(outcome.name)))
+            coded = {token: self._read(sibling, False) for token, sibling in outcome.coded.items()}
+            contents = [plain, *coded.values()]
+            steady = all(content.steady for content in contents)
+            if not steady and tries_left:
+                continue
+            resource = self._forms.resource(outcome.name, plain, coded, depends)
+            if steady:
+                self._keep(path, resource)
+            break
+        # Whoever writes to a file without end gets its length right, but no tag, and nothing is kept.
+        return resource, contents
+
+    def _keep(self, path: str, resource: Resource) -> bool:
+        return self.table.keep(
+            path,
+            resource,
+            resource.depends,
+            memory=resource.memory,
+            descriptors=resource.descriptors,
+        )
 
     def _read(self, file: OpenFile, text: bool) -> Content:
         algorithm = self._forms.algorithm
         known = None if algorithm is None else _DIGESTS.get(algorithm, file)
-        return _contents.read(file, algorithm, known, text)
+        content = _contents.read(file, algorithm, known, text)
+        if content.body is not None:
+            file.close()  # what it was is all that is still needed
+        return content
 
     # -- which form of it
 
@@ -165,9 +205,11 @@ class Files:
         token = negotiate(accept, resource.offered)
         variant = resource.plain
         if token:
-            variant = resource.coded.get(token) or self._encoding.fill(
-                (resource, token), lambda: self._encode(resource, token)
-            )
+            ready = resource.coded.get(token)
+            if ready is None:
+                path = request.path
+                return self._encoding.fill((resource, token), lambda: self._encode(path, resource, token))
+            variant = ready
         if accept is None or len(accept) <= _LONGEST_REMEMBERED:
             resource.remember(accept, variant)
         return variant
@@ -182,7 +224,7 @@ class Files:
                     return variant
         return resource.plain
 
-    def _encode(self, resource: Resource, token: str) -> Variant:
+    def _encode(self, path: str, resource: Resource, token: str) -> Variant:
         """The file in a coding, made now; as it is where that isn't smaller, or the file changed."""
         plain, compression = resource.plain, self._forms.compression
         if compression is None:
@@ -198,6 +240,11 @@ class Files:
         else:
             data = compress(token, level, body)
         variant = self._forms.encoded(plain, token, data) if len(data) < len(body) else plain
+        if variant is not plain:
+            resource.memory += len(data) + OVERHEAD
+            if self.table.get(path) is resource and not iothreads.run(self._keep, path, resource):
+                resource.memory -= len(data) + OVERHEAD
+                return variant
         resource.coded[token] = variant
         return variant
 
@@ -221,6 +268,16 @@ class Files:
             if ranges is not None:
                 return _partial(variant, ranges)
         return Response(OK, variant.head, variant.body)
+
+    def _wait_for_tag(self, file: OpenFile, environ: Mapping[str, Any]) -> bool:
+        """Have a large file's digest computed; whether it is there now. Waits if the request names a tag."""
+        algorithm = self._forms.algorithm
+        if algorithm is None:
+            return False
+        done = _DIGESTING.begin(algorithm, file, self._forms.way(file.size) != DIRECT)
+        if any('"' in environ.get(name, "") for name in _TAGGED):
+            done.wait(_PATIENCE)
+        return _DIGESTS.get(algorithm, file) is not None
 
     def _without_file(self, request: Request, outcome: Outcome) -> Response:
         if isinstance(outcome, Refused):
