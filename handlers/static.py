@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from acme_wsgi.files.cache import FileTable
+from acme_wsgi.files.changes import Changes
+
 from acme_wsgi import iothreads
 from acme_wsgi.compression import compress, costly, negotiate, tokens
 from acme_wsgi.errors import HTTPError
 from acme_wsgi.files.beneath import Beneath
-from acme_wsgi.files.cache import FileTable
-from acme_wsgi.files.changes import Changes
 from acme_wsgi.files.media import is_text
 from acme_wsgi.handlers import _contents, _listing
 from acme_wsgi.handlers._contents import Content, Digests
