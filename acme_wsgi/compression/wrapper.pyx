@@ -6,6 +6,8 @@ nothing to do with passes after one look at its fields. Compiled because it stan
 an application.
 """
 
+from itertools import chain
+
 cimport cython
 
 from acme_wsgi.compression.bodies import Encoding, Pieces, encode_bytes, encode_file
@@ -213,7 +215,7 @@ cdef class Rules:
         """The response as it goes out, changed in place."""
         cdef Seen seen
         cdef list headers = listed(response.headers)
-        cdef object body, environ, accept, encoded
+        cdef object body, environ, accept, encoded, first, rest = None
         cdef long long promised, size
         cdef str token
         cdef int code = code_of(response.status)
@@ -245,13 +247,30 @@ cdef class Rules:
             encoded = encode_bytes(token, self.level, body)
         elif type(body) is FileBody:
             encoded = encode_file(token, self.level, body)
+        elif promised == UNKNOWN:
+            return self.stream(request, response, token, promised)
         else:
-            encoded = Pieces(iter(body), self.encoding(token, promised, request))
-        if encoded is None or type(encoded) is bytes and len(<bytes>encoded) >= size \
-                and not refuses_identity(accept):
+            # Most frameworks' responses: an iterable object, a Content-Length, and all of it in the first piece.
+            body = iter(body)
+            first = next(body, None)
+            response.body = body if first is None else chain((first,), body)
+            if type(first) is not bytes or len(<bytes>first) != promised:
+                return self.stream(request, response, token, promised)
+            encoded = encode_bytes(token, self.level, first)
+            rest = body
+        if encoded is None or len(<bytes>encoded) >= size and not refuses_identity(accept):
             return response
-        response.headers = encoded_head(headers, token)
+        response.headers = headers = encoded_head(headers, token)
         response.body = encoded
+        if rest is not None:
+            # Run to its end for what it may do there; whatever it still gives is more than was promised.
+            headers.append(("Content-Length", str(len(<bytes>encoded))))
+            response.body = chain((encoded,), rest)
+        return response
+
+    cdef Response stream(self, object request, Response response, str token, long long promised):
+        response.body = Pieces(iter(response.body), self.encoding(token, promised, request))
+        response.headers = encoded_head(response.headers, token)
         return response
 
     cdef tuple begin(self, object request, object status, list headers):

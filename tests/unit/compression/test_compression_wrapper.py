@@ -387,8 +387,47 @@ def test_a_piece_that_is_no_bytes_is_an_error() -> None:
         next(cast(Iterator[bytes], response.body))
 
 
+def test_a_body_that_comes_whole_in_its_first_piece_has_a_length() -> None:
+    """Django's and werkzeug's responses; what stands after the last yield still runs, and at its time."""
+    ran: list[str] = []
+
+    def pieces() -> Iterator[bytes]:
+        yield PAGE
+        ran.append("the end")
+
+    response, closed = streamed(pieces(), ("Content-Length", str(len(PAGE))))
+    body = cast(Iterator[bytes], response.body)
+    whole = next(body)
+    assert ("Content-Length", str(len(whole))) in response.headers
+    assert gzip.decompress(whole) == PAGE
+    assert ran == []
+    assert list(body) == []
+    assert (ran, closed) == (["the end"], [])
+
+
+def test_what_comes_after_the_whole_body_is_the_engines_to_refuse() -> None:
+    response, _ = streamed(iter([PAGE, b"more"]), ("Content-Length", str(len(PAGE))))
+    whole, *more = cast(Iterator[bytes], response.body)
+    assert ("Content-Length", str(len(whole))) in response.headers
+    assert more == [b"more"]
+
+
+def test_a_whole_first_piece_that_does_not_get_smaller_stays_as_it_is() -> None:
+    noise = random.Random(7).randbytes(2000)
+    response, _ = streamed(iter([noise]), ("Content-Length", "2000"))
+    assert ("Content-Length", "2000") in response.headers
+    assert list(cast(Iterator[bytes], response.body)) == [noise]
+
+
+def test_a_stream_that_promised_and_gives_nothing_does_not_look_whole() -> None:
+    response, _ = streamed(iter([]), ("Content-Length", "2000"))
+    with pytest.raises(ValueError, match="2000 bytes less"):
+        next(cast(Iterator[bytes], response.body))
+
+
 def test_a_stream_shorter_than_it_promised_does_not_look_whole() -> None:
     response, _ = streamed(iter([b"x" * 1500]), ("Content-Length", "2000"))
+    assert not any(name == "Content-Length" for name, _ in response.headers)
     body = cast(Iterator[bytes], response.body)
     next(body)
     with pytest.raises(ValueError, match="500 bytes less than its Content-Length"):
@@ -592,7 +631,8 @@ def test_whatever_the_pieces_the_client_reads_the_body(
     got = answer(iter(pieces) if stream else whole, *headers, accept=accept)
     assert decode(got) == whole
     assert "Accept-Encoding" in (got.header("Vary") or "")
-    assert got.header("Content-Encoding") is None or got.header("Content-Length") is None
+    length = got.header("Content-Length")
+    assert length is None or int(length) == len(got.body)
 
 
 @given(st.binary(max_size=200))
