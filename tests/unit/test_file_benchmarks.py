@@ -287,9 +287,23 @@ def test_levels_are_compared_at_the_same_size() -> None:
     rows = [level(1, 6000, 50), level(4, 5020, 120), level(6, 4900, 100), level(6, 100, 1, "br")]
     floor = {"size": 5000, "cpu_us": 100}
     said = at_same_size(rows, floor, "gzip")
-    assert said.startswith("gzip: level 6 ") and said.endswith("nginx 1.00.")
+    assert said.startswith("gzip: level 6 ") and "CPU to nginx 1.00." in said
     assert at_same_size(rows[:2], floor, "gzip").startswith("gzip: level 4 ")  # within half a percent
     assert "no measured level" in at_same_size(rows[:1], floor, "gzip")
+
+
+@pytest.mark.parametrize(
+    ("rows", "end"),
+    [
+        ([level(1, 5400, 80), level(4, 4800, 140)], "Interpolated from level 1: 1.20."),
+        ([level(1, 9000, 10), level(2, 5400, 80), level(4, 4800, 140)], "Interpolated from level 2: 1.20."),
+        ([level(1, 5400, 150), level(4, 4800, 140)], "CPU to nginx 1.40."),  # the smaller one is cheaper too
+        ([level(4, 4800, 140)], "CPU to nginx 1.40."),
+        ([level(1, 5400, 80), level(4, 5010, 140)], "CPU to nginx 1.40."),  # nothing to lie between
+    ],
+)
+def test_between_two_levels_the_cost_is_interpolated(rows: list[dict[str, object]], end: str) -> None:
+    assert at_same_size(rows, {"size": 5000, "cpu_us": 100}, "gzip").endswith(end)
 
 
 def test_medians_are_of_the_rounds() -> None:

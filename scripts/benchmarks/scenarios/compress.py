@@ -128,14 +128,24 @@ def table(options: argparse.Namespace, samples: Samples) -> Table:
 
 
 def at_same_size(rows: Sequence[Row], floor: Row, token: Token) -> str:
-    """Of the application's rows with this coding, the cheapest whose body is as small as `floor`'s."""
+    """Of the application's rows with this coding, the cheapest whose body is as small as `floor`'s.
+
+    And the cost on the line from the next larger body to that one, at nginx's size, where that is less:
+    levels are far apart.
+    """
     own = [row for row in rows if row["what"] == DYNAMIC and row["coding"] == token]
     small = [row for row in own if row["size"] <= floor["size"] * _SAME]
     if not small:
         return f"{token}: no measured level makes the body as small as nginx's {floor['size']:,.0f} bytes."
     best = min(small, key=lambda row: float(row["cpu_us"]))
     cpu = best["cpu_us"] / floor["cpu_us"]
-    return (
+    said = (
         f"{token}: level {best['level']} is the cheapest that makes the body as small as nginx's: "
         f"{best['size']:,.0f} bytes to {floor['size']:,.0f}, CPU to nginx {cpu:.2f}."
     )
+    larger = min((row for row in own if row not in small), key=lambda row: float(row["size"]), default=None)
+    if larger is None or larger["cpu_us"] >= best["cpu_us"] or best["size"] >= floor["size"]:
+        return said
+    share = (larger["size"] - floor["size"]) / (larger["size"] - best["size"])
+    between = larger["cpu_us"] + share * (best["cpu_us"] - larger["cpu_us"])
+    return f"{said} Interpolated from level {larger['level']}: {between / floor['cpu_us']:.2f}."
