@@ -1,0 +1,215 @@
+"""A real browser: a real site looks and works the same with its assets as they are and prepared; videos seek.
+
+Knows the documented configuration and, through tests/browser.py, what a browser sees.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests import documentation, video
+from tests.browser import Browser, Page, Visit
+from tests.server import Launcher, Server
+
+pytestmark = pytest.mark.slow
+
+PIPELINE = {"minification": {"enabled": True}, "versioning": {"enabled": True}}
+
+# The start, the longest pages, each kind of page, pictures, code, tables, a name with spaces.
+PAGES = (
+    "",
+    "genindex.html",
+    "search.html",
+    "manual/cmake-commands.7.html",
+    "manual/cmake-presets.7.html",
+    "command/add_custom_command.html",
+    "module/FindPython3.html",
+    "generator/Visual Studio 17 2022.html",
+    "guide/tutorial/index.html",
+    "guide/user-interaction/index.html",
+)
+
+SEEN = """({
+    title: document.title,
+    text: document.body.innerText,
+    rules: [...document.styleSheets].map(function count(sheet) {
+        return [...sheet.cssRules].map(rule => rule.styleSheet ? count(rule.styleSheet) : 1);
+    }),
+    pictures: [...document.images].map(image => [image.naturalWidth, image.naturalHeight]),
+    scripts: [$.fn.jquery, $("a[href]").length, _("text"), DOCUMENTATION_OPTIONS.VERSION],
+})"""
+"""JavaScript: what a page holds, seen through its own scripts."""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+def serve(acme: Launcher, root: Path, **static: Any) -> Server:
+    routes = [{"path": "/static/*", "type": "static", "root": str(root)}]
+    return acme({"routes": routes, "static": static})
+
+
+def look(browser: Browser, server: Server, name: str) -> tuple[Visit, Any, bytes]:
+    """Open a page of the site with an empty cache: what was loaded, what is seen, and a picture of it."""
+    with browser.page() as page:
+        visit = page.goto(f"{server.url}/static/{quote(name)}")
+        return visit, page.evaluate(SEEN), page.screenshot()
+
+
+# ------------------------------------------------------------------- a site
+
+
+def test_a_site_looks_and_works_the_same_with_prepared_assets(
+    acme: Launcher, browser: Browser, tmp_path: Path
+) -> None:
+    site = documentation.lay_out(tmp_path / "site")
+    as_it_is, prepared = serve(acme, site), serve(acme, site, **PIPELINE)
+    pictures = set()
+    for name in PAGES:
+        plain_visit, plain_seen, plain_picture = look(browser, as_it_is, name)
+        visit, seen, picture = look(browser, prepared, name)
+        assert (plain_visit.problems, visit.problems) == ([], []), name
+        assert seen == plain_seen, name
+        assert picture == plain_picture, f"{name}: see {keep(tmp_path, plain_picture, picture)}"
+        versions = assets(visit)
+        assert len(versions) >= 9
+        assert {unversioned(one) for one in versions} == set(assets(plain_visit)), name
+        assert [one for one in versions if unversioned(one) == one] == [], name
+        pictures.add(picture)
+    assert len(pictures) == len(PAGES)
+
+
+def assets(visit: Visit) -> list[str]:
+    """The paths of the style sheets, scripts and pictures that a page has loaded; its icon may come later."""
+    found = (re.sub(r"https?://[^/]*", "", response.url) for response in visit.responses)
+    return sorted(path for path in found if re.search(r"\.(css|js|png)$", path))
+
+
+def unversioned(path: str) -> str:
+    """`/a/b-1a2b3c4d.css` as `/a/b.css`; what has no version as it is."""
+    return re.sub(r"-[0-9a-f]{6,}(\.\w+)$", r"\1", path)
+
+
+def keep(directory: Path, *pictures: bytes) -> list[str]:
+    """Write pictures that should be equal where a person can look at them."""
+    paths = [directory / f"{number}.png" for number in range(len(pictures))]
+    for path, picture in zip(paths, pictures, strict=True):
+        path.write_bytes(picture)
+    return [str(path) for path in paths]
+
+
+def test_prepared_assets_are_kept_by_the_browser_and_compressed(
+    acme: Launcher, browser: Browser, tmp_path: Path
+) -> None:
+    server = serve(acme, documentation.lay_out(tmp_path / "site"), **PIPELINE)
+    with browser.page() as page:
+        first = page.goto(f"{server.url}/static/")
+        for part in ("/jquery-", "/cmake-", "/basic-"):
+            response = first.response(part)
+            assert "immutable" in response.headers["cache-control"]
+        assert first.response("/jquery-").headers["content-encoding"] in ("br", "gzip")
+        before = server.stdout.count("/static/_static/")
+        second = page.goto(f"{server.url}/static/genindex.html")
+        assert second.problems == []
+        assert set(assets(second)) <= set(assets(first))
+        assert server.stdout.count("/static/_static/") == before, "nothing immutable is asked for again"
+
+
+def test_a_picture_of_a_page_shows_a_missing_style_sheet(
+    acme: Launcher, browser: Browser, tmp_path: Path
+) -> None:
+    """What the comparison of pictures is worth: a page that lacks one style sheet is noticed in all ways."""
+    site = documentation.lay_out(tmp_path / "site")
+    server = serve(acme, site)
+    _, _, whole = look(browser, server, "command/add_custom_command.html")
+    (site / "_static" / "classic.css").unlink()
+    visit, _, picture = look(browser, server, "command/add_custom_command.html")
+    assert any("classic.css: 404" in problem for problem in visit.problems)
+    assert picture != whole
+
+
+# ------------------------------------------------------------------- a video
+
+PLAYER = """<!DOCTYPE html>
+<title>video</title>
+<link rel="icon" href="data:,">
+<video preload="metadata" src="video.webm"></video>
+<script>
+const video = document.querySelector("video");
+function happens(name) {
+    return new Promise((resolve, reject) => {
+        video.addEventListener(name, () => resolve(name), {once: true});
+        video.addEventListener("error", () => reject(new Error(video.error.message)), {once: true});
+    });
+}
+const known = happens("loadedmetadata");
+function seek(seconds) {
+    const sought = happens("seeked");
+    video.currentTime = seconds;
+    return sought;
+}
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def cinema(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a page that has a video, and the video."""
+    root = tmp_path_factory.mktemp("cinema")
+    (root / "index.html").write_text(PLAYER)
+    video.make_video(root / "video.webm")
+    return root
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["sendfile", "mapping"])
+def test_a_video_seeks(acme: Launcher, browser: Browser, cinema: Path, mapped: bool) -> None:
+    server = serve(acme, cinema, mmap={"enabled": mapped})
+    size = (cinema / "video.webm").stat().st_size
+    with browser.page() as page:
+        visit = page.goto(f"{server.url}/static/")
+        assert page.evaluate("known") == "loadedmetadata"
+        assert page.evaluate("video.duration") == pytest.approx(video.SECONDS, abs=0.2)
+        assert page.evaluate("video.seekable.end(0)") == page.evaluate("video.duration")
+        assert page.evaluate("video.buffered.end(0)") < 0.75 * video.SECONDS, "all of it is there already"
+        for frame in (200, 30, 123, 237, 1):
+            assert seek(page, frame) == frame
+        assert visit.problems == []
+        answers = [response for response in visit.responses if response.name == "video.webm"]
+        assert {answer.status for answer in answers} == {206}
+        starts = [begin(answer.headers["content-range"], size) for answer in answers]
+        assert any(0.5 * size < start < 0.95 * size for start in starts), starts
+
+
+def seek(page: Page, frame: int) -> int:
+    """Go to the middle of a frame; the number of the frame that is shown then."""
+    assert page.evaluate(f"seek({(frame + 0.5) / video.RATE})") == "seeked"
+    shown: int = page.evaluate(f"{video.READ_NUMBER}(video)")
+    return shown
+
+
+def begin(content_range: str, size: int) -> int:
+    """The first byte of a range, which must be one of a file of `size` bytes."""
+    matched = re.fullmatch(rf"bytes (\d+)-\d+/{size}", content_range)
+    assert matched is not None, content_range
+    return int(matched[1])
+
+
+def test_a_video_plays_to_its_end(acme: Launcher, browser: Browser, cinema: Path) -> None:
+    server = serve(acme, cinema)
+    with browser.page() as page:
+        visit = page.goto(f"{server.url}/static/")
+        page.evaluate("known")
+        page.evaluate("window.ended = happens('ended'); video.playbackRate = 16; video.play()")
+        assert page.evaluate("window.ended") == "ended"
+        shown = page.evaluate(f"{video.READ_NUMBER}(video)")  # that fast not every frame is
+        assert video.RATE * (video.SECONDS - 1) <= shown < video.RATE * video.SECONDS
+        assert visit.problems == []
