@@ -14,6 +14,7 @@ when we do. Names resolve to nothing, so that only addresses on this machine can
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -72,6 +73,8 @@ class Response:
     status: int
     headers: dict[str, str]
     """Names in lower case."""
+    cached: bool
+    """It came from the browser's own cache; the server was not asked."""
 
     @property
     def name(self) -> str:
@@ -89,6 +92,8 @@ class Visit:
     """Requests that failed or were answered with 400 or more, uncaught exceptions, console errors."""
     open: dict[str, str] = field(default_factory=dict)
     """Requests under way: id to URL."""
+    remembered: set[str] = field(default_factory=set)
+    """Requests that the browser has answered from its memory."""
     loaded: bool = False
 
     def response(self, part: str) -> Response:
@@ -103,9 +108,11 @@ class Visit:
             case "Network.requestWillBeSent":
                 self.open[told["requestId"]] = told["request"]["url"]
                 if "redirectResponse" in told:
-                    self._answered(told["redirectResponse"])
+                    self._answered(told["redirectResponse"], told["requestId"])
+            case "Network.requestServedFromCache":
+                self.remembered.add(told["requestId"])
             case "Network.responseReceived":
-                self._answered(told["response"])
+                self._answered(told["response"], told["requestId"])
             case "Network.loadingFinished":
                 self.open.pop(told["requestId"], None)
             case "Network.loadingFailed":
@@ -129,9 +136,10 @@ class Visit:
             case "Page.loadEventFired":
                 self.loaded = True
 
-    def _answered(self, response: Message) -> None:
+    def _answered(self, response: Message, request: str) -> None:
         headers = {name.lower(): value for name, value in response["headers"].items()}
-        self.responses.append(Response(response["url"], response["status"], headers))
+        cached = request in self.remembered or response.get("fromDiskCache", False)
+        self.responses.append(Response(response["url"], response["status"], headers, cached))
         if response["status"] >= 400:
             self.problems.append(f"{response['url']}: {response['status']}")
 
@@ -139,9 +147,9 @@ class Visit:
 class Page:
     """A tab. A context manager."""
 
-    def __init__(self, browser: Browser, target: str, session: str) -> None:
+    def __init__(self, browser: Browser, context: str, session: str) -> None:
         self._browser = browser
-        self._target = target
+        self._context = context
         self._session = session
         self.visit = Visit("about:blank")
 
@@ -188,7 +196,7 @@ class Page:
         return self._browser.call(method, self._session, **parameters)
 
     def close(self) -> None:
-        self._browser.call("Target.closeTarget", targetId=self._target)
+        self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)
         self._browser.pages.pop(self._session)
 
     def __enter__(self) -> Page:
@@ -218,10 +226,10 @@ class Browser:
 
     def page(self) -> Page:
         """A new tab with a cache of its own, empty."""
-        context = self.call("Target.createBrowserContext", disposeOnDetach=True)["browserContextId"]
+        context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = self.pages[session] = Page(self, target, session)
+        page = self.pages[session] = Page(self, context, session)
         for domain in ("Page", "Network", "Runtime", "Log", "Inspector"):
             page.call(f"{domain}.enable")
         window = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
@@ -299,8 +307,8 @@ def _start(directory: Path, log: Path) -> tuple[subprocess.Popen[bytes], int, in
     assert bash is not None
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
-    # Both are moved where nothing else is, so that neither is in the other's place when the shell moves them.
-    low, high = os.dup2(theirs_in, 110), os.dup2(theirs_out, 111)
+    # Neither may be in the other's place when the shell moves them.
+    low, high = (fcntl.fcntl(number, fcntl.F_DUPFD, 10) for number in (theirs_in, theirs_out))
     profile = directory / "profile"
     moved = f'exec "$@" 3<&{low} 4>&{high} {low}<&- {high}>&-'
     try:

@@ -38,7 +38,7 @@ def make_video(path: Path) -> None:
     command = shutil.which("vpxenc")
     assert command is not None, "there is no vpxenc: scripts/test installs it (apt-get install vpx-tools)"
     size = ("-w", str(WIDTH), "-h", str(HEIGHT), f"--fps={RATE}/1", "--timebase=1/1000")
-    effort = ("--codec=vp8", "--rt", "--cpu-used=16", "--threads=2", "--passes=1", f"--kf-max-dist={RATE}")
+    effort = ("--codec=vp8", "--rt", "--cpu-used=16", "--threads=1", "--passes=1", f"--kf-max-dist={RATE}")
     rate = ("--end-usage=cbr", "--target-bitrate=3500", "--max-q=63", "--min-q=10")
     with subprocess.Popen(
         [command, *size, *effort, *rate, "-q", "-o", str(path), "-"], stdin=subprocess.PIPE
