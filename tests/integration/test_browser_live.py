@@ -78,6 +78,7 @@ def test_a_site_looks_and_works_the_same_with_prepared_assets(
         plain_visit, plain_seen, plain_picture = look(browser, as_it_is, name)
         visit, seen, picture = look(browser, prepared, name)
         assert (plain_visit.problems, visit.problems) == ([], []), name
+        assert plain_visit.responses[0].headers["content-encoding"] == "br", name
         assert seen == plain_seen, name
         assert picture == plain_picture, f"{name}: see {keep(tmp_path, plain_picture, picture)}"
         versions = assets(visit)

@@ -176,6 +176,24 @@ def test_wget_goes_on_with_an_interrupted_download(acme: Launcher, tmp_path: Pat
     assert filecmp.cmp(got, original, shallow=False)
 
 
+@every_way
+def test_a_download_goes_on_beyond_four_gigabytes(acme: Launcher, tmp_path: Path, way: str) -> None:
+    root, got = tmp_path / "root", tmp_path / "got"
+    root.mkdir()
+    end = random.Random(4).randbytes(2 * MB + 5)
+    with (root / "data.bin").open("wb") as original, got.open("wb") as begun:
+        original.seek(1 << 32)  # nothing but holes before
+        original.write(end)
+        begun.truncate((1 << 32) + 1001)
+    server = acme(site_of(root, WAYS[way]))
+    resume = ("curl", "--disable", "--silent", "-C", "-", "-o", str(got), "--write-out", "%{http_code}")
+    done = run(*resume, f"{server.url}/static/data.bin", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "206")
+    with got.open("rb") as file:
+        file.seek((1 << 32) + 1001)
+        assert file.read() == end[1001:]
+
+
 def one_file(acme: Launcher, tmp_path: Path, way: str, size: int) -> tuple[Server, Path]:
     """A server of one file with `size` random bytes, and the file."""
     root = tmp_path / "root"
