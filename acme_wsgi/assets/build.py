@@ -1,0 +1,459 @@
+"""From the files below static routes to what is served in their place.
+
+    look -> digests -> bundles -> style sheets, those that are referred to first -> scripts -> pages -> state
+
+Law: reads sources through tree.py and keeps results in home.py; serves nothing, knows no worker and no loop.
+What was made once of the same content in the same way is not made again. A file that can't be worked on is
+served as it is, and the state says why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from acme_wsgi.assets import bundle, css, minify, names, pages, scripts, tree
+from acme_wsgi.assets.home import Home, length
+from acme_wsgi.assets.order import components
+from acme_wsgi.assets.plan import Plan
+from acme_wsgi.assets.records import YOUNG, Entry, Key, Stamp, State
+from acme_wsgi.assets.tree import Source
+
+SETTLED = 2.0
+"""Seconds after which a file's mtime tells versions apart: clocks of file systems tick in milliseconds, and
+copies may bring a time of their own."""
+
+PROGRESS = 5.0
+"""Seconds between two words on how far a build is."""
+
+_KINDS = {".css": "css", ".js": "js", ".mjs": "js", ".html": "html", ".htm": "html"}
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Node:
+    """Something that is served: a file, or a bundle.
+
+    :ivar digest: of what it is made from
+    :ivar text: gives that, as latin-1 text
+    :ivar bundled: there is no such file
+    :ivar fixed: its content must not change
+    :ivar found: the references in it, and what else there is to know (see `_references`)
+    :ivar renamed: reference as written -> as it shall be
+    """
+
+    hosts: tuple[str, ...]
+    url: str
+    kind: str
+    sources: tuple[Source, ...]
+    stamps: tuple[Stamp, ...]
+    digest: str
+    size: int
+    text: Callable[[], str]
+    bundled: bool = False
+    fixed: bool = False
+    found: dict[str, Any] = field(default_factory=dict)
+    made: str = ""
+    content: str = ""
+    versioned: str = ""
+
+    @property
+    def key(self) -> Key:
+        return self.hosts, self.url
+
+    @property
+    def tag(self) -> str:
+        """Names the content that is served."""
+        return self.content or self.digest
+
+
+def changed(state: State, found: tree.Tree) -> bool:
+    """Whether files are other ones than those that the state was built from."""
+    return found.roots != state.roots or found.stamps() != {
+        path: stamp for path, (stamp, _) in state.known.items()
+    }
+
+
+def build(plan: Plan, home: Home, previous: State | None, found: tree.Tree, say: Say) -> State:
+    """Build everything; what `previous` holds of the same files is taken from there."""
+    return _Build(plan, home, previous or State(), found, say).run()
+
+
+class _Build:
+    def __init__(self, plan: Plan, home: Home, previous: State, found: tree.Tree, say: Say) -> None:
+        self.plan, self.home, self.previous, self.found, self.say = plan, home, previous, found, say
+        self.state = State(roots=found.roots)
+        self.nodes: dict[Key, Node] = {}
+        self.unchanged_roots = {
+            root for root, identity in found.roots.items() if previous.roots.get(root) == identity
+        }
+        self.now_ns = time.time_ns()
+        self.spoke = time.monotonic()
+        self.making = 0
+        self.coded = {entry.tag: entry.coded for entry in previous.entries if entry.coded}
+
+    def run(self) -> State:
+        if self.found.left_out:
+            self._complain(
+                "", f"more than {tree.MOST_FILES} files below static routes; some are served as they are"
+            )
+        for source in self.found.sources.values():
+            self._add_file(source)
+        self._add_bundles()
+        self._read_references()
+        for node in self._of_kind("file", "js"):
+            self._make(node, {})
+            self._name(node, node.tag)
+        self._make_sheets(self._of_kind("css"))
+        for node in self._of_kind("html"):
+            self._make(node, self._renames(node))
+        self.state.entries = [self._entry(node) for node in self.nodes.values() if self._is_worth(node)]
+        return self.state
+
+    def _of_kind(self, *kinds: str) -> list[Node]:
+        return [node for node in self.nodes.values() if node.kind in kinds]
+
+    # -- what there is -------------------------------------------------------------------------------------
+
+    def _add_file(self, source: Source) -> None:
+        kind = _kind(source.url) if source.stamp[0] <= minify.LARGEST else "file"
+        digest = self._digest(source) if kind != "file" or self._counts(source.url) else ""
+        if not digest:
+            self.state.known.setdefault(source.path, (source.stamp, ""))
+            return
+        node = Node(
+            source.mount.hosts,
+            source.url,
+            kind,
+            (source,),
+            (source.stamp,),
+            digest,
+            source.stamp[0],
+            lambda: self._text(source),
+        )
+        self.nodes[node.key] = node
+
+    def _counts(self, url: str) -> bool:
+        """Whether anything is done with files that are neither style sheets, scripts nor pages."""
+        versioning = self.plan.versioning
+        return _is_text(url) or (versioning is not None and bool(versioning.versioned(url, "")))
+
+    def _digest(self, source: Source) -> str:
+        """The digest of a file, remembered by its stamp; "" for one that isn't looked into."""
+        stamp, path = source.stamp, source.path
+        if stamp[0] > tree.LARGEST:
+            return ""
+        known = self.previous.known.get(path)
+        if known is not None and known[0] == stamp and source.mount.root in self.unchanged_roots:
+            self.state.known[path] = known
+            return known[1]
+        try:
+            digest, read = tree.digest(source)
+        except (OSError, ValueError) as error:
+            self._complain(path, f"it can't be read: {_reason(error)}")
+            return ""
+        young = abs(self.now_ns - stamp[1]) < SETTLED * 1e9
+        self.state.known[path] = ((stamp[0], YOUNG) if young or read != stamp else stamp, digest)
+        self._progress(f"read {path}")
+        return digest
+
+    def _text(self, source: Source) -> str:
+        """A file's content. Should it be another one by now, the next look will find out."""
+        return tree.read(source, minify.LARGEST)[0].decode("latin-1")
+
+    def _add_bundles(self) -> None:
+        groups = {mount.hosts for mount in self.plan.sites.mounts}
+        members: dict[tuple[str, tuple[str, ...]], list[Node]] = {}
+        targets = {each.target for each in self.plan.bundles}
+        for each in self.plan.bundles:
+            for hosts in sorted(groups):
+                urls = [url for own, url in self.nodes if own == hosts and url not in targets]
+                found = [self.nodes[hosts, url] for url in each.members(urls)]
+                if found:
+                    members[each.target, hosts] = found
+            if not any(target == each.target for target, _ in members):
+                self._complain(each.target, "no file belongs to this bundle")
+        for each in self.plan.bundles:
+            for hosts in sorted(groups):
+                if (each.target, hosts) in members:
+                    self._add_bundle(each, hosts, members[each.target, hosts])
+
+    def _add_bundle(self, each: bundle.Bundle, hosts: tuple[str, ...], members: list[Node]) -> None:
+        mount = self.plan.sites.owner(hosts, each.target)
+        if mount is None or not mount.serves(each.target):
+            self._complain(each.target, "no static route serves the path of this bundle")
+            return
+        of_kind = [member for member in members if member.kind == each.kind[1:]]
+        for member in members:
+            if member not in of_kind:
+                what = f"it is no {each.kind} file: {each.target} does without it"
+                self._complain(member.sources[0].path, what)
+        if (mount.hosts, each.target) in self.found.sources:
+            self._complain(each.target, "the bundle is served instead of the file of this name")
+        content = [[member.url, member.digest] for member in of_kind]
+        recipe = [each.target, content, self._minifies(each.kind[1:])]
+        sources = [source for member in of_kind for source in member.sources]
+        name = self._cached(recipe, lambda: self._joined(each, of_kind), each.kind, sources)
+        if not name:
+            return
+        node = Node(
+            mount.hosts,
+            each.target,
+            each.kind[1:],
+            tuple(sources),
+            tuple(stamp for member in of_kind for stamp in member.stamps),
+            hashlib.sha256(name.encode()).hexdigest(),
+            0,
+            lambda: self.home.read(name).decode("latin-1"),
+            bundled=True,
+        )
+        self.nodes[node.key] = node
+
+    def _joined(self, each: bundle.Bundle, members: list[Node]) -> str:
+        paths = {member.url: member.sources[0].path for member in members}
+
+        def complain(url: str, what: str) -> None:
+            self._complain(paths[url], f"in {each.target}: {what}")
+
+        pieces = [bundle.Member(member.url, self._small(member, member.text())) for member in members]
+        if each.kind == ".css":
+            return bundle.join_css(pieces, each.target, complain)
+        return bundle.join_js(pieces, complain)
+
+    # -- references ----------------------------------------------------------------------------------------
+
+    def _read_references(self) -> None:
+        """Of style sheets and pages; and which files a page pins by a hash of their content."""
+        for node in self.nodes.values():
+            if node.kind not in ("css", "html") or (self.plan.versioning is None and node.kind == "css"):
+                continue
+            node.found = self.previous.references.get(node.digest) or self._references(node)
+            self.state.references[node.digest] = node.found
+        for node in list(self.nodes.values()):
+            for text in node.found.get("integrity", ()):
+                target = self._target(node, text)
+                if target is not None and not target.bundled:
+                    target.fixed = True
+
+    def _references(self, node: Node) -> dict[str, Any]:
+        try:
+            text = node.text()
+            if node.kind == "css":
+                found = css.references(text)
+                return {"references": [each.text for each in found if each.clear]}
+            page = pages.references(text)
+        except (OSError, ValueError) as error:
+            return {"broken": _reason(error)}
+        self._progress(f"read {node.url}")
+        return {
+            "references": [each.text for each in page.references if each.clear],
+            "integrity": page.integrity,
+            "base": page.base,
+        }
+
+    def _target(self, node: Node, reference: str) -> Node | None:
+        """What a reference means, if that is one of ours and the same for everybody who sees the page."""
+        base = node.found.get("base")
+        around = node.url
+        if base is not None:
+            meant = names.resolve(base + "x", node.url)  # a directory, or a file whose directory counts
+            if meant is None:
+                return None
+            around = meant
+        url = names.resolve(reference, around)
+        if url is None:
+            return None
+        mount = self.plan.sites.owner(node.hosts, url)
+        return None if mount is None else self.nodes.get((mount.hosts, url))
+
+    def _renames(self, node: Node) -> dict[str, str]:
+        """Reference as written -> with the hash of what it means."""
+        renames = {}
+        for reference in node.found.get("references", ()):
+            target = self._target(node, reference)
+            if target is not None and target.versioned:
+                renames[reference] = names.redirected(reference, target.versioned)
+        return renames
+
+    # -- making --------------------------------------------------------------------------------------------
+
+    def _make_sheets(self, sheets: list[Node]) -> None:
+        """A style sheet's hash covers the hashes of what it refers to, so that goes first."""
+        by_key = {node.key: node for node in sheets}
+        edges = {
+            node.key: [
+                target.key
+                for text in node.found.get("references", ())
+                if (target := self._target(node, text)) is not None and target.key in by_key
+            ]
+            for node in sheets
+        }
+        for component in components(edges):
+            group = [by_key[key] for key in component]
+            if len(group) == 1 and group[0].key not in edges[group[0].key]:
+                self._make(group[0], self._renames(group[0]))
+                self._name(group[0], group[0].tag)
+            else:
+                self._make_circle(group)
+
+    def _make_circle(self, group: list[Node]) -> None:
+        """Style sheets that import each other: their names come of what they are but for those names."""
+        whole = hashlib.sha256()
+        for node in sorted(group, key=lambda node: node.key):
+            renames = sorted(self._renames(node).items())  # nobody in the circle has a name yet
+            whole.update(json.dumps([node.url, node.digest, self._minifies("css"), renames]).encode())
+        for node in group:
+            self._name(node, hashlib.sha256(whole.digest() + node.url.encode()).hexdigest())
+        for node in group:
+            self._make(node, self._renames(node))
+
+    def _name(self, node: Node, digest: str) -> None:
+        """Give it a versioned URL, if it can have one that is answered by its own route."""
+        if self.plan.versioning is None or node.kind == "html":
+            return
+        url = self.plan.versioning.versioned(node.url, digest)
+        mount = self.plan.sites.owner(node.hosts, url) if url else None
+        if mount is not None and mount.hosts == node.hosts and mount.serves(url):
+            own = node.bundled or mount is node.sources[0].mount
+            if own and (node.hosts, url) not in self.found.sources:
+                node.versioned = url
+
+    def _make(self, node: Node, renames: dict[str, str]) -> None:
+        """Find out what is served for a node."""
+        if node.made or (node.fixed and not node.bundled):
+            return
+        if not (renames or node.bundled or self._minifies(node.kind)):
+            return
+        # A bundle's members are small already, or can't be.
+        minified = self._minifies(node.kind) and not node.bundled and not _is_small(node.url)
+        recipe = [node.kind, node.digest, minified, sorted(renames.items())]
+        node.made = self._cached(
+            recipe, lambda: self._transformed(node, renames), "." + node.url.rpartition(".")[2], node.sources
+        )
+        if node.made:
+            node.content = hashlib.sha256(node.made.encode()).hexdigest()
+
+    def _transformed(self, node: Node, renames: dict[str, str]) -> str | None:
+        text = node.text()
+        if not node.bundled and _has_source_map(node.kind, text):
+            return None
+        if node.kind == "css" and not node.bundled:
+            css.references(text)  # a broken file is served as it is
+        small = text if node.bundled else self._small(node, text)
+        if not renames:
+            return small if small != text or node.bundled else None
+
+        def change(each: css.Reference) -> str | None:
+            return renames.get(each.text) if each.clear else None
+
+        return css.rewrite(small, change) if node.kind == "css" else pages.rewrite(small, change)
+
+    def _small(self, node: Node, text: str) -> str:
+        """Minified, if that is wanted and can be done."""
+        if not self._minifies(node.kind) or _is_small(node.url) or _has_source_map(node.kind, text):
+            return text
+        worker = {"css": minify.minify_css, "js": minify.minify_js, "html": minify.minify_html}[node.kind]
+        try:
+            return worker(text)
+        except (ValueError, RuntimeError, TypeError, UnicodeError) as error:
+            self._complain(node.sources[0].path, f"it is served as it is: {_reason(error)}")
+            return text
+
+    def _minifies(self, kind: str) -> bool:
+        settings = self.plan.minification
+        return {"css": settings.css, "js": settings.js, "html": settings.html}.get(kind, False)
+
+    def _cached(
+        self, recipe: list[Any], make: Callable[[], str | None], extension: str, sources: Sequence[Source]
+    ) -> str:
+        """The object that a recipe makes, "" where it makes nothing better than the file itself."""
+        key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:40]
+        name = self.previous.made.get(key)
+        if name is None or (name and not self.home.has(name)):
+            self.making += 1
+            name = self._put(make, extension, sources)
+            self._progress(f"{self.making} files made")
+        else:
+            for path in (source.path for source in sources):
+                if path in self.previous.complaints:
+                    self._complain(path, self.previous.complaints[path])
+        self.state.made[key] = name
+        return name
+
+    def _put(self, make: Callable[[], str | None], extension: str, sources: Sequence[Source]) -> str:
+        try:
+            text = make()
+            return "" if text is None else self.home.put(text.encode("latin-1"), extension)
+        except (OSError, ValueError) as error:
+            self._complain(sources[0].path, f"it is served as it is: {_reason(error)}")
+            return ""
+
+    # -- the result ----------------------------------------------------------------------------------------
+
+    def _is_worth(self, node: Node) -> bool:
+        """Whether anything is to be known of it that the file itself doesn't say."""
+        return bool(node.made or node.versioned or node.kind in ("css", "js", "html") or _is_text(node.url))
+
+    def _entry(self, node: Node) -> Entry:
+        size = length(node.made) if node.made else node.size
+        return Entry(
+            hosts=node.hosts,
+            url=node.url,
+            sources=tuple(source.path for source in node.sources),
+            stamps=node.stamps,
+            tag=node.tag[:32],
+            size=size,
+            made=node.made,
+            bundled=node.bundled,
+            versioned=node.versioned,
+            coded={
+                coding: name
+                for coding, name in self.coded.get(node.tag[:32], {}).items()
+                if not name or self.home.has(name)
+            },
+        )
+
+    def _complain(self, path: str, what: str) -> None:
+        self.state.complaints.setdefault(path, what)
+
+    def _progress(self, what: str) -> None:
+        now = time.monotonic()
+        if now - self.spoke >= PROGRESS:
+            self.spoke = now
+            self.say(f"building assets: {what}; {len(self.found.sources)} files in all")
+
+
+def manifest(entries: Iterable[Entry]) -> bytes:
+    """URL -> versioned URL, as they stand in references. Routes without hosts win over those with."""
+    urls: dict[str, str] = {}
+    for entry in sorted(entries, key=lambda entry: (entry.url, bool(entry.hosts), entry.hosts)):
+        if entry.versioned:
+            urls.setdefault(names.escaped(entry.url), names.escaped(entry.versioned))
+    return json.dumps(urls, indent=2).encode() + b"\n"
+
+
+def _kind(url: str) -> str:
+    name = url.rpartition("/")[2]
+    return _KINDS.get("." + name.rpartition(".")[2].lower() if "." in name else "", "file")
+
+
+def _is_text(url: str) -> bool:
+    return url.endswith((".svg", ".json", ".xml", ".txt", ".webmanifest", ".map"))
+
+
+def _is_small(url: str) -> bool:
+    """Whether a file's name says that it is minified."""
+    return ".min." in url.rpartition("/")[2]
+
+
+def _has_source_map(kind: str, text: str) -> bool:
+    return (kind == "css" and css.has_source_map(text)) or (kind == "js" and scripts.has_source_map(text))
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

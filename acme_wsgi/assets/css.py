@@ -1,0 +1,276 @@
+"""Style sheets as tokens: the references in them, and whether two of them say the same.
+
+Law: text in, text out (CSS Syntax Level 3, as far as it takes to find tokens). Bytes come as latin-1 text.
+What can't be followed to its end raises Broken; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+# A reference -> what stands in its place, or None to leave it.
+Change = Callable[["Reference"], "str | None"]
+
+_TOKEN = re.compile(
+    r"""(?P<comment>/\*.*?\*/)
+    |(?P<space>[ \t\r\n\f]+)
+    |(?P<string>"(?:[^"\\\n\r\f]|\\(?:\r\n|.))*"|'(?:[^'\\\n\r\f]|\\(?:\r\n|.))*')
+    |(?P<url>[uU][rR][lL]\([ \t\r\n\f]*(?:[^"'()\\ \t\r\n\f\x00-\x1f]|\\[^\n\r\f])*[ \t\r\n\f]*\))
+    |(?P<name>[@\#]?-?(?:[A-Za-z_\x80-\xff-]|\\[^\n\r\f])(?:[A-Za-z0-9_\x80-\xff-]|\\[^\n\r\f])*\(?)
+    |(?P<number>[+-]?(?:[0-9]*\.)?[0-9]+(?:[eE][+-]?[0-9]+)?(?:%|[A-Za-z_-][A-Za-z0-9_-]*)?)
+    |(?P<hash>\#[A-Za-z0-9_\x80-\xff-]+)
+    |(?P<bad>/\*|["'\\]|[uU][rR][lL]\()
+    |(?P<other>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+_SPACE = " \t\r\n\f"
+_CLOSES = {"(": ")", "[": "]", "{": "}"}
+_ESCAPE = re.compile(r"\\(?:([0-9A-Fa-f]{1,6})[ \t\n\r\f]?|(\r\n|[\n\r\f])|(.))", re.DOTALL)
+_SOURCE_MAP = re.compile(r"/\*[#@]\s*sourceMappingURL=.*?\*/", re.DOTALL)
+_CHARSET = re.compile(r'\A@charset "([^"]*)";')
+
+
+class Broken(ValueError):
+    """A file that ends in the middle of something, or that closes what was never opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of a style sheet; `kind` is the group's name above."""
+
+    kind: str
+    text: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A reference in a style sheet.
+
+    :ivar text: the URL as it is meant, escapes resolved; None if they can't be kept as latin-1
+    :ivar start, end: where the URL stands, with its quotes if it has any
+    :ivar quote: them
+    :ivar clear: it stands where it is resolved against this style sheet, and not at its place of use
+    :ivar imports: of an @import
+    """
+
+    text: str
+    start: int
+    end: int
+    quote: str = ""
+    clear: bool = True
+    imports: bool = False
+
+
+def tokens(text: str) -> Iterator[Token]:
+    """Cut a style sheet up; raises Broken."""
+    open_: list[str] = []
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup or ""
+        piece = match[0]
+        if kind == "bad":
+            what = {"/*": "a comment", "\\": "an escape"}.get(piece, "a string or url()")
+            raise Broken(f"line {line_of(text, match.start())}: {what} doesn't end")
+        last = piece[-1]
+        if kind in ("name", "other") and last in _CLOSES:
+            open_.append(_CLOSES[last])
+        elif kind == "other" and last in ")]}" and (not open_ or open_.pop() != last):
+            raise Broken(f"line {line_of(text, match.start())}: {last} without its beginning")
+        yield Token(kind, piece, match.start())
+    if open_:
+        raise Broken(f"{open_[-1]} is missing at the end")
+
+
+def line_of(text: str, position: int) -> int:
+    """The line, from 1, of a position."""
+    return text.count("\n", 0, position) + 1
+
+
+def references(text: str) -> list[Reference]:
+    """Every reference: url(), the strings of @import and of image-set(); raises Broken."""
+    found: list[Reference] = []
+    functions: list[str] = []  # the names of the open blocks and functions
+    statement: list[str] = []  # the first solid tokens of the statement
+    for token in tokens(text):
+        if token.kind in ("comment", "space"):
+            continue
+        last = token.text[-1]
+        if token.kind == "url":
+            found.append(_unquoted(token, clear=_is_clear(statement), imports=_imports(statement)))
+        elif token.kind == "string" and _is_reference(functions, statement):
+            found.append(_quoted(token, clear=_is_clear(statement), imports=_imports(statement)))
+        if token.kind in ("name", "other") and last in _CLOSES:
+            functions.append(token.text.lower())
+        elif token.kind == "other" and last in _CLOSES.values():
+            functions.pop()
+        if token.kind == "other" and last in ";{}":
+            statement.clear()
+        elif len(statement) < 2:
+            statement.append(token.text)
+    return found
+
+
+def _is_reference(functions: list[str], statement: list[str]) -> bool:
+    if functions and functions[-1] in ("url(", "image-set(", "-webkit-image-set("):
+        return True
+    return _imports(statement) and len(statement) == 1
+
+
+def _imports(statement: list[str]) -> bool:
+    return bool(statement) and statement[0].lower() == "@import"
+
+
+def _is_clear(statement: list[str]) -> bool:
+    return not statement or not (statement[0].startswith("--") or statement[0].lower() == "@namespace")
+
+
+def _unquoted(token: Token, *, clear: bool, imports: bool) -> Reference:
+    inner = token.text[4:-1]
+    lead = len(inner) - len(inner.lstrip(_SPACE))
+    body = inner.strip(_SPACE)
+    start = token.start + 4 + lead
+    return Reference(unescaped(body), start, start + len(body), "", clear, imports)
+
+
+def _quoted(token: Token, *, clear: bool, imports: bool) -> Reference:
+    body = token.text[1:-1]
+    return Reference(
+        unescaped(body), token.start, token.start + len(token.text), token.text[0], clear, imports
+    )
+
+
+def unescaped(text: str) -> str:
+    """CSS escapes resolved, as UTF-8 bytes."""
+
+    def one(match: re.Match[str]) -> str:
+        if match[1]:
+            point = int(match[1], 16)
+            if not point or 0xD800 <= point < 0xE000 or point > 0x10FFFF:
+                point = 0xFFFD
+            return chr(point).encode().decode("latin-1")
+        return match[3] or ""
+
+    return _ESCAPE.sub(one, text) if "\\" in text else text
+
+
+def rewrite(text: str, change: Change) -> str:
+    """The style sheet with references changed; the rest stays byte for byte. Raises Broken."""
+    parts, done = [], 0
+    for reference in references(text):
+        new = change(reference)
+        if new is None:
+            continue
+        quote = reference.quote
+        if not quote and re.search(r"[\s\"'()\\]", new):
+            quote = '"'
+        body = re.sub(r"[\"'\\]", lambda match: "\\" + match[0], new).replace("\n", "\\a ")
+        parts += [text[done : reference.start], quote, body, quote]
+        done = reference.end
+    return "".join([*parts, text[done:]])
+
+
+def has_source_map(text: str) -> bool:
+    """Whether it names one."""
+    return _SOURCE_MAP.search(text) is not None
+
+
+def without_source_map(text: str) -> str:
+    """The style sheet without the comment that names its source map."""
+    return _SOURCE_MAP.sub("", text)
+
+
+def split_charset(text: str) -> tuple[str, str]:
+    """The encoding that a style sheet claims, lower case and "" for none, and the rest of it."""
+    text = text.removeprefix("\xef\xbb\xbf")
+    match = _CHARSET.match(text)
+    return (match[1].lower(), text[match.end() :]) if match else ("", text)
+
+
+def split_imports(text: str) -> tuple[str, str]:
+    """The @import rules at a style sheet's head, and what follows them; raises Broken."""
+    end, imports, statement = 0, False, ""
+    for token in tokens(text):
+        if token.kind in ("comment", "space"):
+            continue
+        statement = statement or token.text.lower()
+        if token.kind == "other" and token.text in ";{}":
+            if token.text != ";" or statement not in ("@import", "@layer", "@charset"):
+                break
+            imports = imports or statement == "@import"
+            end, statement = token.start + 1, ""
+    return (text[:end], text[end:]) if imports else ("", text)
+
+
+# -- whether a minifier changed the meaning ----------------------------------------------------------------
+
+
+def same(before: str, after: str) -> bool:
+    """Whether two style sheets say the same, told apart by white space only where it says nothing.
+
+    Comments don't count, nor does the semicolon before a closing brace. Raises Broken.
+    """
+    return _essence(before) == _essence(after)
+
+
+def _essence(text: str) -> list[str]:
+    solid = _solid(text)
+    descents = _selector_colons(solid)
+    result: list[str] = []
+    for index, (piece, spaced) in enumerate(solid):
+        previous = result[-1] if result else "{"
+        if piece == "}" and previous == ";":
+            result.pop()
+            previous = result[-1] if result else "{"
+        if spaced and _counts(previous, piece, index in descents):
+            result.append(" ")
+        result.append(piece)
+    while result and result[-1] == ";":
+        result.pop()
+    return result
+
+
+def _solid(text: str) -> list[tuple[str, bool]]:
+    """The tokens that count, each with whether white space (not a mere comment) stands before it."""
+    solid: list[tuple[str, bool]] = []
+    spaced = False
+    for token in tokens(text):
+        if token.kind == "space":
+            spaced = True
+        elif token.kind != "comment":
+            piece = token.text
+            if token.kind == "url":
+                piece = "url(" + piece[4:-1].strip(_SPACE) + ")"
+            solid.append((piece, spaced))
+            spaced = False
+    return solid
+
+
+def _selector_colons(solid: list[tuple[str, bool]]) -> set[int]:
+    """The colons of selectors: white space before one means "a descendant that". They stand in what ends
+    with an opening brace.
+    """
+    found: set[int] = set()
+    waiting: list[int] = []
+    for index, (piece, _) in enumerate(solid):
+        if piece == ":":
+            waiting.append(index)
+        elif piece == "{":
+            found.update(waiting)
+            waiting.clear()
+        elif piece in (";", "}"):
+            waiting.clear()
+    return found
+
+
+def _counts(previous: str, piece: str, selector_colon: bool) -> bool:
+    """Whether white space between two tokens means anything."""
+    if previous in ("{", "}", ";", ",", ":", "!") or piece in ("{", "}", ";", ",", "!", ")"):
+        return False
+    if previous[-1] in "([" or piece == "]":
+        return False
+    if piece == ":":
+        return selector_colon
+    comparing = (">", "<", "=", "~")
+    return not (previous in comparing or piece in comparing)

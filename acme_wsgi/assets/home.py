@@ -1,0 +1,280 @@
+"""The directory of what was built: objects by their content, the state, the manifest, and two locks.
+
+Law: knows files and who may write them, not what is in them. A file appears under its name with all of its
+content or not at all. Everything here can be thrown away: the next start builds it again. Imports no gevent.
+
+    RUNTIME_DIR/assets/
+        manifest.json                URL -> versioned URL, for people and their tools
+        state-CONFIGURATION.json     what the workers share
+        objects/                     named by content and length
+        build.lock  keeper-CONFIGURATION.lock
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from acme_wsgi.errors import AcmeError, ConfigError, Problem
+from acme_wsgi.privileges import Account
+from acme_wsgi.rundir import default_directory, open_directory
+
+NAME = "assets"
+MANIFEST = "manifest.json"
+KEPT = 600.0
+"""Seconds that an object is kept after it was last needed: somebody may be about to open it."""
+
+FORGOTTEN = 3600.0
+"""Seconds after which the state of a configuration that nobody serves any more is removed."""
+
+_MODE = 0o750
+
+
+@dataclass(slots=True)
+class Home:
+    """The directory, as this process reaches it.
+
+    :ivar path: how; for a worker that may not walk there by name, through a descriptor
+    :ivar shown: its name, for people
+    """
+
+    path: str
+    shown: str
+    _locks: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self._join("objects"), _MODE)  # noqa: PTH102 - a mode, no parents
+
+    def _join(self, name: str) -> str:
+        return os.path.join(self.path, name)  # noqa: PTH118 - Path would cost more than the call
+
+    # -- objects -------------------------------------------------------------------------------------------
+
+    def object_path(self, name: str) -> str:
+        """The path of an object."""
+        return os.path.join(self.path, "objects", name)  # noqa: PTH118
+
+    def has(self, name: str) -> bool:
+        """Whether an object is there, and whole: its length is in its name."""
+        try:
+            size = Path(self.object_path(name)).stat().st_size
+        except OSError:
+            return False
+        return size == length(name)
+
+    def read(self, name: str) -> bytes:
+        """An object's content; raises OSError."""
+        return Path(self.object_path(name)).read_bytes()
+
+    def put(self, content: bytes, extension: str) -> str:
+        """Keep some content; returns the name of its object."""
+        digest = hashlib.sha256(content).hexdigest()
+        name = f"{digest[:40]}-{len(content):x}{extension}"
+        if self.has(name):
+            os.utime(self.object_path(name))
+        else:
+            self._write(self.object_path(name), content)
+        return name
+
+    def sweep(self, needed: set[str], now: float) -> int:
+        """Remove objects that nobody has needed for KEPT seconds; returns how many.
+
+        :param needed: these are needed now
+        """
+        removed = 0
+        with os.scandir(self._join("objects")) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.name in needed:
+                        os.utime(entry.path)
+                    elif entry.stat().st_mtime < now - KEPT:
+                        os.unlink(entry.path)  # noqa: PTH108
+                        removed += 1
+        return removed
+
+    # -- state and manifest --------------------------------------------------------------------------------
+
+    def state(self, configuration: str) -> bytes:
+        """The text of a state file; empty if there is none."""
+        try:
+            return Path(self._join(f"state-{configuration}.json")).read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def put_state(self, configuration: str, text: bytes) -> None:
+        """Replace a state file."""
+        self._write(self._join(f"state-{configuration}.json"), text)
+
+    def put_manifest(self, text: bytes) -> None:
+        """Replace the manifest."""
+        self._write(self._join(MANIFEST), text)
+
+    def mark(self, configuration: str) -> tuple[int, int, int] | None:
+        """What changes whenever a state file is replaced; None if there is none."""
+        try:
+            found = Path(self._join(f"state-{configuration}.json")).stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def others(self, configuration: str, now: float) -> list[bytes]:
+        """The texts of the states of other configurations; those that are long out of use are removed.
+
+        A state is in use as long as its keeper lock is touched (`touch`).
+        """
+        found = []
+        for path in Path(self.path).glob("state-*.json"):
+            other = path.stem.removeprefix("state-")
+            if other == configuration:
+                continue
+            lock = Path(self._join(f"keeper-{other}.lock"))
+            with contextlib.suppress(FileNotFoundError):
+                if max(path.stat().st_mtime, lock.stat().st_mtime) < now - FORGOTTEN:
+                    path.unlink()
+                    lock.unlink()
+                    continue
+            with contextlib.suppress(FileNotFoundError):
+                found.append(path.read_bytes())
+        return found
+
+    def _write(self, path: str, content: bytes) -> None:
+        descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=self.path)
+        try:
+            with open(descriptor, "wb") as file:
+                os.fchmod(descriptor, 0o640)
+                file.write(content)
+            os.replace(temporary, path)  # noqa: PTH105
+        except BaseException:
+            os.unlink(temporary)  # noqa: PTH108
+            raise
+
+    def clear_temporary(self, now: float) -> None:
+        """Remove what writers that died have left."""
+        for path in Path(self.path).glob(".new-*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < now - KEPT:
+                    path.unlink()
+
+    # -- locks ---------------------------------------------------------------------------------------------
+    # POSIX record locks: they end with the process that took them, and no child of it has them too, as it
+    # would have flock's. Each file is opened once: closing any descriptor of it would end the lock.
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[None]:
+        """One process builds, the others wait."""
+        descriptor = self._lock_file("build.lock")
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(descriptor, fcntl.LOCK_UN)
+
+    def become_keeper(self, configuration: str) -> bool:
+        """Whether this process is the one that looks for changes, until it dies."""
+        try:
+            fcntl.lockf(self._lock_file(f"keeper-{configuration}.lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def touch(self, configuration: str) -> None:
+        """Say that a configuration is in use."""
+        os.utime(self._lock_file(f"keeper-{configuration}.lock"))
+
+    def _lock_file(self, name: str) -> int:
+        if name not in self._locks:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._locks[name] = os.open(self._join(name), flags, 0o640)
+        return self._locks[name]
+
+
+def length(name: str) -> int:
+    """How many bytes the object of this name has."""
+    return int(name.partition(".")[0].rpartition("-")[2], 16)
+
+
+# -- claiming it --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A descriptor of the directory, taken while this process may walk there."""
+
+    descriptor: int
+    shown: str
+
+    def open(self) -> Home:
+        """The directory for the user that this process runs as by now."""
+        try:
+            by_name = Path(self.shown).stat()
+            same = os.path.samestat(by_name, os.fstat(self.descriptor))
+        except OSError:
+            same = False
+        usable = same and os.access(self.shown, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
+        return Home(self.shown if usable else f"/proc/self/fd/{self.descriptor}", self.shown)
+
+
+def claim(runtime_dir: str | None, account: Account | None) -> Claim:
+    """Make the directory, for the user that the workers run as; called before the worker becomes that user.
+
+    :param runtime_dir: server.runtime_dir, None for the default
+    :raises ConfigError: there is no place for it where nobody else may write
+    """
+    try:
+        directory = runtime_dir or default_directory(os.environ)
+        parent = open_directory(directory)
+    except AcmeError as error:
+        raise _refusal(str(error)) from error
+    shown = str(Path(directory) / NAME)
+    try:
+        descriptor = _open(parent, account)
+    except OSError as error:
+        raise _refusal(f"{shown!r} can't be used: {error.strerror}") from error
+    finally:
+        os.close(parent)
+    return Claim(descriptor, shown)
+
+
+def _open(parent: int, account: Account | None) -> int:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(NAME, _MODE, dir_fd=parent)
+    descriptor = os.open(
+        NAME, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent
+    )
+    try:
+        found = os.fstat(descriptor)
+        owner = os.geteuid() if account is None else account.uid
+        if found.st_uid != owner and found.st_uid == os.geteuid() and account is not None:
+            _give_away(descriptor, account)
+            found = os.fstat(descriptor)
+        if found.st_uid != owner:
+            raise PermissionError(0, f"it belongs to uid {found.st_uid}, not to {owner}")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(0, "others may write there")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _give_away(directory: int, account: Account) -> None:
+    """All of it: an earlier server may have run its workers as us."""
+    for _, _, names, here in os.fwalk(".", dir_fd=directory, follow_symlinks=False):
+        for name in names:
+            os.chown(name, account.uid, account.gid, dir_fd=here, follow_symlinks=False)
+        os.fchown(here, account.uid, account.gid)
+
+
+def _refusal(reason: str) -> ConfigError:
+    message = f"no directory for built assets: {reason}"
+    return ConfigError(
+        [Problem(None, None, None, "static", message, "server.runtime_dir names another directory")]
+    )

@@ -1,0 +1,241 @@
+"""The assets of a running worker: which file is served at a URL, and which URL is an asset's.
+
+Law: answers from what was built; builds itself only before the worker is ready. `find` may look at files, so
+it is called where that may wait; it may be called from any thread. Imports no gevent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+from acme_wsgi.assets import build, names, records, tree
+from acme_wsgi.assets.home import Home
+from acme_wsgi.assets.plan import Plan
+from acme_wsgi.assets.records import Asset, Entry, Key, State
+from acme_wsgi.assets.sites import Mount
+
+_TOLD = 1000  # paths that asset_url remembers to have complained of
+
+log = logging.getLogger("acme.assets")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a state says, ready to be asked. It is replaced as a whole.
+
+    :ivar plain: by the assets' own URLs
+    :ivar versioned: by those with a hash
+    """
+
+    plain: dict[Key, tuple[Entry, Asset]] = field(default_factory=dict)
+    versioned: dict[Key, tuple[Entry, Asset]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, state: State, home: Home) -> Table:
+        """From a state, with the paths as this process reaches them."""
+        table = cls()
+        for entry in state.entries:
+            table.plain[entry.key] = entry, _asset(entry, home, immutable=False)
+            if entry.versioned:
+                table.versioned[entry.hosts, entry.versioned] = entry, _asset(entry, home, immutable=True)
+        return table
+
+
+def _asset(entry: Entry, home: Home, *, immutable: bool) -> Asset:
+    return Asset(
+        path=home.object_path(entry.made) if entry.made else entry.sources[0],
+        immutable=immutable,
+        tag=entry.tag,
+        coded={coding: home.object_path(name) for coding, name in entry.coded.items() if name},
+        source=entry.sources,
+        stamp=None if entry.made else entry.stamps[0],
+    )
+
+
+class Assets:
+    """All assets of this server.
+
+    :ivar generation: grows with each change
+    :ivar hurry: called, from any thread, when a source was seen to have changed
+    """
+
+    def __init__(self, plan: Plan, home: Home) -> None:
+        self.plan, self.home = plan, home
+        self.generation = 0
+        self.state = State()
+        self.hurry: Callable[[], None] | None = None
+        self._table = Table()
+        self._mark: tuple[int, int, int] | None = None
+        self._callbacks: list[Callable[[], None]] = []
+        self._told: set[str] = set()
+
+    # -- for static routes ---------------------------------------------------------------------------------
+
+    def mounted(self, number: int) -> Mounted | None:
+        """The assets of the route with this number; None if it has none."""
+        mount = next((mount for mount in self.plan.sites.mounts if mount.number == number), None)
+        return None if mount is None else Mounted(self, mount)
+
+    def find(self, mount: Mount, url: str) -> Asset | None:
+        """What `Mounted.find` says."""
+        key = (mount.hosts, url)
+        table = self._table
+        found = table.versioned.get(key)
+        if found is not None:
+            return self._versioned(*found)
+        found = table.plain.get(key)
+        if found is not None:
+            return self._plain(*found)
+        plain = self.plan.versioning.plain(url) if self.plan.versioning is not None else ""
+        known = table.plain.get((mount.hosts, plain)) if plain else None
+        if known is None or not known[0].versioned:
+            return None
+        if self.reload():
+            return self.find(mount, url)
+        return None if _exists_beside(known[0], url) else Asset(None, gone=True)
+
+    def _plain(self, entry: Entry, asset: Asset) -> Asset | None:
+        if _is_current(entry):
+            return asset
+        self._wake_keeper()
+        # A file is served as it is until it has been built again; a bundle has nothing else to be.
+        return asset if entry.bundled else None
+
+    def _versioned(self, entry: Entry, asset: Asset) -> Asset:
+        if entry.made or _is_current(entry):
+            return asset
+        self._wake_keeper()
+        return Asset(entry.sources[0], source=entry.sources)
+
+    def _wake_keeper(self) -> None:
+        if self.hurry is not None:
+            self.hurry()
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called, on the loop, soon after each change."""
+        self._callbacks.append(callback)
+
+    def call_back(self) -> None:
+        """Tell everybody who asked that something changed."""
+        for callback in self._callbacks:
+            callback()
+
+    # -- for handlers and templates ------------------------------------------------------------------------
+
+    def url(self, path: str) -> str:
+        """What `asset_url` says."""
+        if self.plan.versioning is None:
+            return path
+        cut = min((at for at in (path.find("?"), path.find("#")) if at >= 0), default=len(path))
+        plain = unquote_to_bytes(path[:cut]).decode("latin-1")
+        for hosts in self._all_hosts():
+            found = self._table.plain.get((hosts, plain))
+            if found is not None and found[0].versioned:
+                return names.escaped(found[0].versioned) + path[cut:]
+        if path not in self._told and len(self._told) < _TOLD:
+            self._told.add(path)
+            log.warning("asset_url(%r): no asset has a versioned URL by that name; it stays as it is", path)
+        return path
+
+    def _all_hosts(self) -> list[tuple[str, ...]]:
+        """Routes for any host first."""
+        groups = {mount.hosts for mount in self.plan.sites.mounts}
+        return sorted(groups, key=lambda hosts: (bool(hosts), hosts))
+
+    # -- keeping up ----------------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Build, or wait for who builds, and take over what there is; before the worker is ready."""
+        with self.home.building():
+            previous = self.load_state()
+            found = tree.look(self.plan.sites)
+            if previous is None or build.changed(previous, found) or not self._is_whole(previous):
+                self.rebuild(previous, found, log.info)
+        self.reload()
+
+    def load_state(self) -> State | None:
+        """What the file says now."""
+        return records.load(self.home.state(self.plan.configuration))
+
+    def _is_whole(self, state: State) -> bool:
+        return all(self.home.has(entry.made) for entry in state.entries if entry.made)
+
+    def rebuild(self, previous: State | None, found: tree.Tree, say: Callable[[str], None]) -> State:
+        """Build and publish; called with the lock for building."""
+        began = time.monotonic()
+        state = build.build(self.plan, self.home, previous, found, say)
+        self.publish(state)
+        made = sum(1 for entry in state.entries if entry.made)
+        say(
+            f"assets: {len(found.sources)} files, {made} served in another form,"
+            f" {sum(1 for entry in state.entries if entry.versioned)} with versioned URLs,"
+            f" built in {time.monotonic() - began:.1f} s"
+        )
+        return state
+
+    def publish(self, state: State) -> None:
+        """Let every worker have it."""
+        self.home.put_manifest(build.manifest(state.entries))
+        self.home.put_state(self.plan.configuration, records.dump(state))
+
+    def reload(self) -> bool:
+        """Take over what another process has built; whether there was anything new."""
+        mark = self.home.mark(self.plan.configuration)
+        if mark is None or mark == self._mark:
+            return False
+        state = self.load_state()
+        if state is None:
+            return False
+        # Several threads may do so at once. Should the older state win, the next look sets it right.
+        self.state, self._table, self._mark = state, Table.of(state, self.home), mark
+        self.generation += 1
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """The assets of one static route."""
+
+    assets: Assets
+    mount: Mount
+
+    @property
+    def generation(self) -> int:
+        """Grows with each change of any asset."""
+        return self.assets.generation
+
+    def find(self, path: str) -> Asset | None:
+        """What is served at a path, or None where the route goes on as if there were no assets.
+
+        It may wait for a disk, so it is called in an I/O thread, and any number of those may call it.
+
+        :param path: of the file's URL, as requests have it: for a directory's index that of the index
+        """
+        return self.assets.find(self.mount, path)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called, on the loop, soon after each change."""
+        self.assets.on_change(callback)
+
+
+def _is_current(entry: Entry) -> bool:
+    """Whether the files are those that it was built from."""
+    try:
+        for path, stamp in zip(entry.sources, entry.stamps, strict=True):
+            found = os.stat(path)  # noqa: PTH116 - for each request that comes here
+            if (found.st_size, found.st_mtime_ns) != stamp:
+                return False
+    except OSError:
+        return False
+    return True
+
+
+def _exists_beside(entry: Entry, url: str) -> bool:
+    """Whether a file of this very name lies beside the asset, and came after the last look."""
+    directory = os.path.dirname(entry.sources[0])  # noqa: PTH120
+    return os.path.lexists(os.path.join(os.fsencode(directory), url.rpartition("/")[2].encode("latin-1")))  # noqa: PTH118
