@@ -14,6 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from acme_wsgi.appload import Loader
+from acme_wsgi.assets import Assets
+from acme_wsgi.assets.current import use
+from acme_wsgi.assets.plan import make as plan
+from acme_wsgi.assets.sites import Mount, Place, Sites
 from acme_wsgi.compression.wrapper import with_compression
 from acme_wsgi.errors import ConfigError, Problem
 from acme_wsgi.handlers import HANDLERS, Build, Context, Handler, Request
@@ -21,6 +25,7 @@ from acme_wsgi.http.writer import Response
 from acme_wsgi.routing import Kind, Pattern, Router, Rule, compile_host, compile_pattern
 
 if TYPE_CHECKING:
+    from acme_wsgi.assets.home import Claim
     from acme_wsgi.config import Config, Route
     from acme_wsgi.config.schema.content import Compression
 
@@ -32,31 +37,35 @@ class Pipeline:
     :ivar dispatch: answers a request
     :ivar route_of: the path of a request's route as it stands in the configuration, None if no route fits;
         for people who ask later: requests are not slowed down by keeping it
+    :ivar assets: what static files are made into, if anything
     """
 
     dispatch: Callable[[Request], Response]
     route_of: Callable[[Request], str | None]
+    assets: Assets | None = None
 
 
-def compile(config: Config, loader: Loader | None = None) -> Pipeline:
+def compile(config: Config, loader: Loader | None = None, built: Claim | None = None) -> Pipeline:
     """Load every route's application and compile the routes.
 
+    :param built: where assets are built; None: there are none
     :raises errors.ConfigError: patterns, hosts or redirect targets that can't be compiled; all of them
     :raises errors.BootError: an application or handler that can't be loaded; the first one
     """
     loader = loader if loader is not None else Loader()
     patterns = _compile_patterns(config)
+    assets = _assets(config, patterns, built)
     rules, problems = [], []
     body_limit = _body_limit(config)
-    for number, (route, pattern) in enumerate(zip(config.routes, patterns, strict=True)):
+    for number, pattern in enumerate(patterns):
         try:
-            rules.append(_compile_route(config, route, pattern, loader, body_limit))
+            rules.append(_compile_route(config, number, pattern, loader, body_limit, assets))
         except ValueError as error:
             problems.append(Problem(None, None, None, f"routes[{number}]", str(error)))
     if problems:
         raise ConfigError(problems)
     router = Router(rules)
-    return Pipeline(router.dispatcher(), router.route_of)
+    return Pipeline(router.dispatcher(), router.route_of, assets)
 
 
 def _compile_patterns(config: Config) -> list[Pattern]:
@@ -82,9 +91,40 @@ def _body_limit(config: Config) -> int | None:
     return general if any(limit > general for limit in own) else None
 
 
+def _assets(config: Config, patterns: list[Pattern], built: Claim | None) -> Assets | None:
+    """What is to be built of static files, ready to be asked; applications may ask while they load."""
+    assets = None
+    if built is not None:
+        places = [_place(config, number, pattern) for number, pattern in enumerate(patterns)]
+        assets = Assets(plan(config.static, Sites(places)), built.open())
+        assets.boot()
+    use(assets)
+    return assets
+
+
+def _place(config: Config, number: int, pattern: Pattern) -> Place:
+    """A route as the assets know it: which URLs it takes, and from where it serves them."""
+    route = config.routes[number]
+    hosts = tuple(compile_host(host) for host in route.host)
+    prefix = {Kind.PREFIX: pattern.literal, Kind.FALLBACK: ""}.get(pattern.kind)
+    only = pattern.literal if pattern.kind is Kind.EXACT else ""
+    mount = None
+    if route.type == "static" and route.root is not None and (only or prefix is not None):
+        compression = _compression(config, route)
+        mount = Mount(number, hosts, prefix or "", route.root, only, route.extensions, compression)
+    methods = frozenset(method.upper() for method in route.method)
+    return Place(hosts, methods, only or None, prefix, pattern.kind is Kind.REGEX, pattern.regex, mount)
+
+
 def _compile_route(
-    config: Config, route: Route, pattern: Pattern, loader: Loader, body_limit: int | None
+    config: Config,
+    number: int,
+    pattern: Pattern,
+    loader: Loader,
+    body_limit: int | None,
+    assets: Assets | None,
 ) -> Rule:
+    route = config.routes[number]
     hosts = tuple(compile_host(host) for host in route.host)
     where = f"route {route.path}"
     context = Context(
@@ -94,6 +134,7 @@ def _compile_route(
         prefix={Kind.PREFIX: pattern.literal, Kind.FALLBACK: ""}.get(pattern.kind),
         static=config.static,
         compression=_compression(config, route),
+        assets=assets.mounted(number) if assets is not None else None,
     )
     build: Build = importlib.import_module(HANDLERS[route.type]).build
     handler = build(route, context)

@@ -110,11 +110,12 @@ def run(task: Assignment) -> int:
     try:
         limits.set_stack(server.worker_stack_size)
         access_log = _open_logs(task)
+        built = _claim_assets(task)
         if task.account is not None:
             privileges.drop(task.account)
             _follow(task.arbiter)  # the kernel has forgotten it with the old identity
         _patch(io_share(server.io_threads, task.workers, task.index))
-        engine = _build(task, slot, access_log, reporter)
+        engine = _build(task, slot, access_log, reporter, built)
         _probe(engine, server.probe, server.timeout)
     except Exception as error:  # noqa: BLE001 - whatever keeps us from serving is the arbiter's to tell
         return _report_failure(task.report, error)
@@ -177,13 +178,21 @@ def _open_logs(task: Assignment) -> Any:
     return logs.AccessLog(task.config.logging) if task.config.logging.access.enabled else None
 
 
-def _build(task: Assignment, slot: Slot, access_log: Any, reporter: Reporter) -> Engine:
+def _claim_assets(task: Assignment) -> Any:
+    """Make the directory of built assets while we are who may; None if nothing is built."""
+    from acme_wsgi.assets import home, plan
+
+    static = task.config.static
+    return home.claim(task.config.server.runtime_dir, task.account) if plan.wanted(static) else None
+
+
+def _build(task: Assignment, slot: Slot, access_log: Any, reporter: Reporter, built: Any) -> Engine:
     """Load the applications and build the engine around them, listening but not yet started."""
     from acme_wsgi import pipeline
     from acme_wsgi.handlers.wsgi import FileWrapper
 
     make_engine = task.make_engine or _engine_class()
-    compiled = pipeline.compile(task.config)
+    compiled = pipeline.compile(task.config, built=built)
     base_environ = {
         "SERVER_SOFTWARE": f"acme/{__version__}",
         "SCRIPT_NAME": "",
@@ -200,6 +209,10 @@ def _build(task: Assignment, slot: Slot, access_log: Any, reporter: Reporter) ->
     reporter.know(engine, compiled.route_of)
     for listener in task.listeners:
         engine.listen(listener.sock)
+    if compiled.assets is not None:
+        from acme_wsgi.assets.keeper import Keeper
+
+        Keeper(compiled.assets).start()
     return engine
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from acme_wsgi.config.schema.content import Compression, Static
 
 if TYPE_CHECKING:
+    from acme_wsgi.assets import Mounted
     from acme_wsgi.config import Route
     from acme_wsgi.http.writer import Prepared, Response
 
@@ -97,6 +98,7 @@ class Context:
     :ivar load: "module:callable" -> the object; raises errors.BootError
     :ivar parameters: the names that the route's pattern captures: {"id"}, {"1", "name"}, or nothing
     :ivar prefix: of a prefix route `/a/*` the "/a" (latin-1 bytes as text, as paths are), else None
+    :ivar assets: of a static route: what its files are made into, if anything is
     :ivar compression: what holds for the route; None: nothing is compressed
     """
 
@@ -106,3 +108,4 @@ class Context:
     prefix: str | None = None
     static: Static = field(default_factory=Static)
     compression: Compression | None = None
+    assets: Mounted | None = None
