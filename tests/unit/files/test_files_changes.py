@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from acme_wsgi.files.changes import Changes, events, of_worker, tells
+from acme_wsgi.files.changes import Changes, events, tells
 from tests.unit.files.in_loop import in_loop, until
 
 
@@ -256,12 +256,6 @@ def test_closed_it_tells_nothing(told: Path) -> None:
     (told / "later").touch()
     until(lambda: later.calls)
     assert heard.calls == 0
-
-
-@in_loop
-def test_one_for_each_process(told: Path) -> None:
-    assert of_worker() is of_worker()
-    assert of_worker() is not Changes()
 
 
 @in_loop
