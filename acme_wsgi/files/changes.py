@@ -224,14 +224,3 @@ def events(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         at += _HEAD.size
         yield number, mask, data[at : at + length].rstrip(b"\0")
         at += length
-
-
-_of_process: tuple[int, Changes] | None = None
-
-
-def of_worker() -> Changes:
-    """The one that all of this process share. The first call is made in the thread of the loop."""
-    global _of_process
-    if _of_process is None or _of_process[0] != os.getpid():
-        _of_process = (os.getpid(), Changes())
-    return _of_process[1]
