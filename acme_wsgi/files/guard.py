@@ -67,7 +67,7 @@ class Guard:
     def arm(self, depends: Mapping[bytes, Seen], callback: Callable[[], None]) -> Armed | None:
         """Have `callback` called when something happens to one of the paths; may be before this returns.
 
-        None, and nothing is watched, if one of them isn't any more what was seen there.
+        None, and nothing is watched, if one of them isn't any more what was seen there or can't be looked at.
         """
         try:
             root = self._root.open_root()
@@ -83,9 +83,9 @@ class Guard:
                     return None
                 certain = certain and settled(seen, now)
             return Armed(steps.watches, certain, _identity(os.fstat(root)))
-        except BaseException:
+        except OSError:  # no descriptors left, a broken disk: what was to be kept is there all the same
             steps.cancel()
-            raise
+            return None
         finally:
             steps.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,17 @@ def test_what_is_refused_needs_no_watch(root: Path) -> None:
     armed = Guard(Beneath(root), changes).arm({b".env": None, b"../x": None, b"a\0": None}, lambda: None)
     assert armed is not None
     assert armed.certain
+    assert len(changes) == 0
+
+
+@in_loop
+def test_without_descriptors_nothing_is_armed(root: Path) -> None:
+    def full(directory: int, relative: bytes) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    changes = Changes()
+    found: dict[bytes, Seen] = {b"a/b/page": Beneath(root).stat(b"a/b/page")}
+    assert Guard(Beneath(root, full), changes).arm(found, lambda: None) is None
     assert len(changes) == 0
 
 
