@@ -5,6 +5,7 @@ Law: from contents that were read to a Resource, by settings alone; no request, 
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from werkzeug.http import http_date
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from acme_wsgi.files.guard import Seen
     from acme_wsgi.files.openfile import OpenFile
     from acme_wsgi.handlers._contents import Content
+    from acme_wsgi.handlers._lookup import Found
+
+IMMUTABLE = "public, max-age=31536000, immutable"
+"""Cache-Control of a URL whose content never changes (RFC 8246)."""
 
 OVERHEAD = 2048
 """Bytes that one form of a file takes besides its body: heads, tags, objects. Measured roughly."""
@@ -40,21 +45,21 @@ class Forms:
         self._types = frozenset(compression.types) if compression is not None else frozenset()
 
     def resource(
-        self, name: bytes, plain: Content, coded: Mapping[str, Content], depends: Mapping[bytes, Seen]
+        self, found: Found, plain: Content, coded: Mapping[str, Content], depends: Mapping[bytes, Seen]
     ) -> Resource:
         """What a path stands for; `depends` is what it was made from."""
-        media = media_of(name)
+        media = media_of(found)
         described = media + "; charset=utf-8" if is_text(media) and plain.utf8 else media
         encodable = self.encodable(media, plain.file.size)
         offered = tuple(dict.fromkeys((*(t for t in self._tokens if encodable or t in coded), *coded)))
         varies = bool(offered) or compressible(media, self._types)
         variants = {
-            token: self.variant(content, described, token=token, varies=True)
+            token: self.variant(found, content, described, token=token, varies=True)
             for token, content in coded.items()
         }
         contents = (plain, *coded.values())
         return Resource(
-            self.variant(plain, described, token="", varies=varies),
+            self.variant(found, plain, described, token="", varies=varies),
             variants,
             offered,
             depends,
@@ -71,42 +76,64 @@ class Forms:
             and compression.min_size <= size <= compression.max_size
         )
 
-    def variant(self, content: Content, media: str, *, token: str, varies: bool) -> Variant:
+    def variant(self, found: Found, content: Content, media: str, *, token: str, varies: bool) -> Variant:
         """One file as it is sent."""
         file = content.file
-        etag = None
-        if content.digest is not None:
-            etag = _tag(content.digest, token)
-        modified = file.mtime_ns // 1_000_000_000 if self.static.last_modified and content.steady else None
-        if content.body is not None:
-            return self._made(content.body, None, media, token, etag, modified, varies, True)
-        body = FileBody(file, 0, file.size, self.way(file.size))
-        return self._made(body, file, media, token, etag, modified, varies, True)
+        etag = None if content.digest is None else _tag(content.digest, token)
+        changed_ns = file.mtime_ns if found.modified_ns is None else found.modified_ns
+        body: bytes | FileBody | None = content.body
+        if body is None:
+            body = FileBody(file, 0, file.size, self.way(file.size))
+        return self._variant(
+            body,
+            file if content.body is None else None,
+            media,
+            token,
+            etag=etag,
+            modified=changed_ns // 1_000_000_000 if self.static.last_modified and content.steady else None,
+            cache_control=IMMUTABLE if found.immutable else self._cache_control,
+            varies=varies,
+            # The pipeline's tag is that of the content before it was compressed, by whomever.
+            exact=not (token and found.tag),
+        )
 
     def encoded(self, plain: Variant, token: str, data: bytes) -> Variant:
         """A file that we compressed. Its tag is made from the file's, and survives a restart."""
-        etag = None if plain.etag is None else _tag(plain.etag.strip('"'), token)
-        return self._made(data, None, plain.media_type, token, etag, plain.modified, True, False)
+        return self._variant(
+            data,
+            None,
+            plain.media_type,
+            token,
+            etag=None if plain.etag is None else _tag(plain.etag.strip('"'), token),
+            modified=plain.modified,
+            cache_control=dict(plain.head).get("Cache-Control"),
+            varies=True,
+            exact=False,
+        )
 
-    def _made(
+    def _variant(
         self,
         body: bytes | FileBody,
         file: OpenFile | None,
         media: str,
         token: str,
+        *,
         etag: str | None,
         modified: int | None,
+        cache_control: str | None,
         varies: bool,
         exact: bool,
     ) -> Variant:
         both = []
         if etag is not None:
             both.append(("ETag", etag))
-        if self._cache_control is not None:
-            both.append(("Cache-Control", self._cache_control))
+        if cache_control is not None:
+            both.append(("Cache-Control", cache_control))
         if varies:
             both.append(("Vary", "Accept-Encoding"))
-        dated = [] if modified is None else [("Last-Modified", http_date(modified))]
+        now = time.time()
+        # RFC 9110 8.8.2.1: never later than the response.
+        dated = [] if modified is None or modified > now else [("Last-Modified", http_date(modified))]
         head = [("Content-Type", media), *dated, *both, ("Accept-Ranges", "bytes")]
         if token:
             head.append(("Content-Encoding", token))
@@ -118,7 +145,7 @@ class Forms:
             file,
             token=token,
             etag=etag,
-            modified=modified,
+            modified=modified if dated else None,
             media_type=media,
             exact=exact,
         )
@@ -140,9 +167,9 @@ class Forms:
         return SENDFILE if static.zero_copy else READ
 
 
-def media_of(name: bytes) -> str:
-    """The media type of a path below the root."""
-    return media_type(name.rpartition(b"/")[2].decode("latin-1"))
+def media_of(found: Found) -> str:
+    """The media type of a file, without parameters."""
+    return found.media_type or media_type(found.name.rpartition(b"/")[2].decode("latin-1"))
 
 
 def _tag(digest: str, token: str) -> str:

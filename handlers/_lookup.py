@@ -1,4 +1,5 @@
-"""Which file a path stands for: try_files, index, the extension allow-list, siblings compressed beforehand.
+"""Which file a path stands for: try_files, index, the extension allow-list, compressed siblings; and what the
+asset pipeline has made of it.
 
 Law: knows names below a root and the route's keys, no HTTP. Everything here may wait for a disk and is called
 in the I/O threads.
@@ -6,14 +7,19 @@ in the I/O threads.
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from acme_wsgi.files.beneath import Beneath, Listed
 from acme_wsgi.files.guard import Seen
 from acme_wsgi.files.openfile import OpenFile
+
+if TYPE_CHECKING:
+    from acme_wsgi.assets import Asset, Mounted
 
 MOST_LISTED = 10_000
 """Entries of a directory that are shown."""
@@ -23,11 +29,22 @@ _CODE = re.compile(r"=([45][0-9]{2})\Z")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file to be served. `name` is relative to the root; `coded` are its compressed siblings by token."""
+    """A file to be served.
+
+    :ivar name: relative to the root; its extension tells the media type, unless `media_type` does
+    :ivar coded: its compressed forms by token
+    :ivar tag: names its content; "" if only a look into the file tells
+    :ivar immutable: what this URL stands for never changes
+    :ivar modified_ns: of what it was made from; None: of the file itself
+    """
 
     name: bytes
     file: OpenFile
     coded: dict[str, OpenFile]
+    tag: str = ""
+    immutable: bool = False
+    media_type: str | None = None
+    modified_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +78,7 @@ class Lookup:
 
     :param tries: try_files; empty: the path itself, be it a file or a directory
     :param siblings: content-coding token -> the extension of files compressed beforehand (".br")
+    :param assets: what is asked first, by URL; `prefix` makes one of a name
 
     Raises ValueError for a try_files that can't be meant.
     """
@@ -74,12 +92,16 @@ class Lookup:
         listing: bool,
         extensions: tuple[str, ...],
         siblings: Mapping[str, str],
+        prefix: str = "",
+        assets: Mounted | None = None,
     ) -> None:
         self.beneath = beneath
         self._tries, self._last = _compile_tries(tries)
         self._index = tuple(name.encode() for name in index)
         self._listing = listing
         self._extensions = tuple(extension.lower().encode() for extension in extensions)
+        self._prefix = prefix
+        self._assets = assets
         self._siblings = {token: extension.encode() for token, extension in siblings.items()}
 
     def find(self, relative: bytes) -> tuple[Outcome, Depends]:
@@ -93,6 +115,8 @@ class Lookup:
                 outcome = self._try(name, relative, depends)
             except PermissionError:
                 outcome = Refused(403)
+            except _Gone:
+                outcome = Refused(404)
             if outcome is not None:
                 return outcome, depends
         return Refused(self._last), depends
@@ -131,6 +155,52 @@ class Lookup:
             if stat.S_ISDIR(found.st_mode):
                 raise IsADirectoryError  # a directory may be called anything
             return None
+        if self._assets is not None:
+            asset = self._assets.find(f"{self._prefix}/{name.decode('latin-1')}")
+            if asset is not None:
+                return self._made(name, asset, depends)
+        return self._plain(name, depends)
+
+    def _made(self, name: bytes, asset: Asset, depends: Depends) -> Found:
+        """What the pipeline has for a URL: a file of its own, or the original."""
+        if asset.gone or asset.path is None:
+            raise _Gone
+        newest = self._sources(asset, depends)
+        if asset.path in asset.source:
+            original = self._relative(asset.path)
+            found = self._plain(name if original is None else original, depends)
+            if asset.stamp != (found.file.size, found.file.mtime_ns):
+                return found  # newer than what the pipeline knows
+            return replace(
+                found, tag=asset.tag, immutable=asset.immutable, media_type=asset.media_type
+            )
+        file = _open_made(asset.path)
+        coded = {
+            token: _open_made(path) for token, path in asset.coded.items() if token in self._siblings
+        }
+        return Found(name, file, coded, asset.tag, asset.immutable, asset.media_type, newest)
+
+    def _sources(self, asset: Asset, depends: Depends) -> int | None:
+        """Note what an asset was made from; when the newest of it was changed."""
+        newest = None
+        for path in asset.source:
+            relative = self._relative(path)
+            if relative is None:
+                continue  # below another route's root: the pipeline tells when it has changed
+            depends[relative] = None
+            try:
+                found = depends[relative] = self.beneath.stat(relative)
+            except FileNotFoundError:
+                continue
+            newest = max(newest or 0, found.st_mtime_ns)
+        return newest
+
+    def _relative(self, path: str) -> bytes | None:
+        """An absolute path as one below the root; None if it lies elsewhere."""
+        root = os.path.realpath(self.beneath.root) + "/"
+        return os.fsencode(path.removeprefix(root)) if path.startswith(root) else None
+
+    def _plain(self, name: bytes, depends: Depends) -> Found:
         file = depends[name] = self.beneath.open(name)
         coded = {}
         for token, extension in self._siblings.items():
@@ -175,6 +245,15 @@ class Lookup:
         entries = self.beneath.listing(name, MOST_LISTED + 1)
         shown = [entry for entry in entries[:MOST_LISTED] if entry.is_directory or self.served(entry.name)]
         return Directory(shown, len(entries) > MOST_LISTED)
+
+
+class _Gone(Exception):
+    """A URL of the pipeline's whose content is no longer there."""
+
+
+def _open_made(path: str) -> OpenFile:
+    """A file of the pipeline's own directory, where nobody else may write."""
+    return OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
 
 
 def _compile_tries(tries: tuple[str, ...]) -> tuple[tuple[bytes, ...], int]:

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from acme_wsgi.files.cache import FileTable
-from acme_wsgi.files.changes import Changes
-
 from acme_wsgi import iothreads
 from acme_wsgi.compression import compress, costly, negotiate, tokens
 from acme_wsgi.errors import HTTPError
 from acme_wsgi.files.beneath import Beneath
+from acme_wsgi.files.cache import FileTable
+from acme_wsgi.files.changes import Changes
 from acme_wsgi.files.media import is_text
 from acme_wsgi.handlers import _contents, _listing
 from acme_wsgi.handlers._contents import Content, Digests
@@ -37,6 +36,7 @@ from acme_wsgi.http.writer import DIRECT, FileBody, Parts, Response
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from acme_wsgi.assets import Mounted
     from acme_wsgi.config import Route
     from acme_wsgi.config.schema.content import Compression
     from acme_wsgi.files.openfile import OpenFile
@@ -70,10 +70,12 @@ def build(route: Route, context: Context) -> Handler:
         listing=route.directory_listing,
         extensions=route.extensions,
         siblings=_siblings(compression),
+        prefix=context.prefix or "",
+        assets=context.assets,
     )
     table = FileTable(lookup.beneath, _changes())
     forms = Forms(context.static, compression, route.cache_control)
-    files = Files(lookup, table, forms, context.prefix or "")
+    files = Files(lookup, table, forms, context.prefix or "", context.assets)
     return make_front(files.table, files.answer)
 
 
@@ -96,10 +98,15 @@ def _siblings(compression: Compression | None) -> dict[str, str]:
 class Files:
     """The files of one route, and the answer to each request for one."""
 
-    def __init__(self, lookup: Lookup, table: FileTable, forms: Forms, prefix: str) -> None:
+    def __init__(
+        self, lookup: Lookup, table: FileTable, forms: Forms, prefix: str, assets: Mounted | None
+    ) -> None:
         self.table = table
         self._lookup = lookup
         self._prefix = prefix
+        self._assets = assets
+        if assets is not None:
+            assets.on_change(table.clear)
         self._forms = forms
         self._loading: Fillers[str, Resource | Outcome] = Fillers()
         self._encoding: Fillers[tuple[Resource, str], Variant] = Fillers()
@@ -148,10 +155,9 @@ class Files:
             # What we hold open for later is what there is to give up.
             self.table.clear()
             raise HTTPError(503, headers=[("Retry-After", "1")]) from error
-        algorithm = self._forms.algorithm
         for content in contents:
-            if algorithm is not None and content.digest is not None:
-                _DIGESTS.put(algorithm, content.file, content.digest)
+            if content.digest is not None and content.steady:
+                _DIGESTS.put(self._forms.algorithm or "", content.file, content.digest)
         return found
 
     def _look(self, path: str) -> tuple[Resource | Outcome, list[Content]]:
@@ -161,21 +167,28 @@ class Files:
         if isinstance(known, Resource) and not known.retired and known.is_current():
             return known, []
         for tries_left in reversed(range(_TRIES)):
+            generation = self._generation()
             outcome, depends = self._lookup.find(path[len(self._prefix) + 1 :].encode("latin-1"))
             if not isinstance(outcome, Found):
                 return outcome, []
-            plain = self._read(outcome.file, is_text(media_of(outcome.name)))
-            coded = {token: self._read(sibling, False) for token, sibling in outcome.coded.items()}
+            tagged = bool(outcome.tag)
+            plain = self._read(outcome.file, outcome.tag, is_text(media_of(outcome)))
+            coded = {
+                token: self._read(file, outcome.tag, False) for token, file in outcome.coded.items()
+            }
             contents = [plain, *coded.values()]
             steady = all(content.steady for content in contents)
             if not steady and tries_left:
                 continue
-            resource = self._forms.resource(outcome.name, plain, coded, depends)
-            if steady:
-                self._keep(path, resource)
+            resource = self._forms.resource(outcome, plain, coded, depends)
+            if steady and self._keep(path, resource) and self._generation() != generation:
+                self.table.forget(path)
             break
         # Whoever writes to a file without end gets its length right, but no tag, and nothing is kept.
-        return resource, contents
+        return resource, [] if tagged else contents
+
+    def _generation(self) -> int:
+        return self._assets.generation if self._assets is not None else 0
 
     def _keep(self, path: str, resource: Resource) -> bool:
         return self.table.keep(
@@ -186,9 +199,9 @@ class Files:
             descriptors=resource.descriptors,
         )
 
-    def _read(self, file: OpenFile, text: bool) -> Content:
+    def _read(self, file: OpenFile, tag: str, text: bool) -> Content:
         algorithm = self._forms.algorithm
-        known = None if algorithm is None else _DIGESTS.get(algorithm, file)
+        known = None if algorithm is None else tag or _DIGESTS.get(algorithm, file)
         content = _contents.read(file, algorithm, known, text)
         if content.body is not None:
             file.close()  # what it was is all that is still needed

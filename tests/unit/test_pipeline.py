@@ -151,7 +151,7 @@ def test_routes_without_a_limit_keep_the_servers_where_another_has_a_larger_one(
         assert request.body_limit == limit
 
 
-@pytest.mark.parametrize("rest", ["type: static, root: /srv", "type: proxy, backend: 'http://127.0.0.1:1'"])
+@pytest.mark.parametrize("rest", ["type: proxy, backend: 'http://127.0.0.1:1'"])
 def test_types_to_come_answer_501_and_warn_at_the_start(
     configured: Any, caplog: pytest.LogCaptureFixture, rest: str
 ) -> None:

@@ -39,7 +39,7 @@ class Config:
     logging: Logging = key(Logging(), "logs")
     cache: Cache = key(Cache(), "the response cache", built=False)
     compression: Compression = key(Compression(), "compression of responses")
-    static: Static = key(Static(), "how files are served", built=False)
+    static: Static = key(Static(), "how files are served")
     load_balancing: LoadBalancing = key(LoadBalancing(), "how backends share the requests", built=False)
     backends: tuple[Backend, ...] = key((), "servers that proxy routes pass requests to", built=False)
     database: Database = key(Database(), "SQL for handlers", built=False)

@@ -193,7 +193,7 @@ def test_what_has_no_effect_yet_is_warned_about(file: Path) -> None:
     config = loaded(
         file,
         "cache: {size: 1GB, enabled: true}\nserver: {preload_app: true}\n"
-        "routes:\n- {path: /, type: static, root: /}\n- {path: /a, type: wsgi, app: x, cache: false}\n",
+        "routes:\n- {path: /, type: proxy, backend: 'http://a:1'}\n- {path: /a, type: wsgi, app: x, cache: false}\n",
     )
     warned = [(each.key, each.line) for each in config.warnings]
     assert warned == [
