@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acme_wsgi.appload import Loader
@@ -111,7 +112,8 @@ def _place(config: Config, number: int, pattern: Pattern) -> Place:
     mount = None
     if route.type == "static" and route.root is not None and (only or prefix is not None):
         compression = _compression(config, route)
-        mount = Mount(number, hosts, prefix or "", route.root, only, route.extensions, compression)
+        root = str(Path.cwd() / route.root)
+        mount = Mount(number, hosts, prefix or "", root, only, route.extensions, compression)
     methods = frozenset(method.upper() for method in route.method)
     return Place(hosts, methods, only or None, prefix, pattern.kind is Kind.REGEX, pattern.regex, mount)
 

@@ -95,7 +95,7 @@ class _Build:
         self.now_ns = time.time_ns()
         self.spoke = time.monotonic()
         self.making = 0
-        self.coded = {entry.tag: entry.coded for entry in previous.entries if entry.coded}
+        self.coded = {(entry.key, entry.tag): entry.coded for entry in previous.entries}
 
     def run(self) -> State:
         if self.found.left_out:
@@ -413,7 +413,7 @@ class _Build:
             versioned=node.versioned,
             coded={
                 coding: name
-                for coding, name in self.coded.get(node.tag[:32], {}).items()
+                for coding, name in self.coded.get((node.key, node.tag[:32]), {}).items()
                 if not name or self.home.has(name)
             },
         )

@@ -17,7 +17,8 @@ _TOKEN = re.compile(
     r"""(?P<comment>/\*.*?\*/)
     |(?P<space>[ \t\r\n\f]+)
     |(?P<string>"(?:[^"\\\n\r\f]|\\(?:\r\n|.))*"|'(?:[^'\\\n\r\f]|\\(?:\r\n|.))*')
-    |(?P<url>[uU][rR][lL]\([ \t\r\n\f]*(?:[^"'()\\ \t\r\n\f\x00-\x1f]|\\[^\n\r\f])*[ \t\r\n\f]*\))
+    |(?P<url>[uU][rR][lL]\([ \t\r\n\f]*(?:[^"'()\\ \t\r\n\f\x00-\x1f]
+        |\\[0-9A-Fa-f]{1,6}[ \t]?|\\[^\n\r\f0-9A-Fa-f])*[ \t\r\n\f]*\))
     |(?P<name>[@\#]?-?(?:[A-Za-z_\x80-\xff-]|\\[^\n\r\f])(?:[A-Za-z0-9_\x80-\xff-]|\\[^\n\r\f])*\(?)
     |(?P<number>[+-]?(?:[0-9]*\.)?[0-9]+(?:[eE][+-]?[0-9]+)?(?:%|[A-Za-z_-][A-Za-z0-9_-]*)?)
     |(?P<hash>\#[A-Za-z0-9_\x80-\xff-]+)
@@ -270,7 +271,7 @@ def _counts(previous: str, piece: str, selector_colon: bool) -> bool:
         return False
     if previous[-1] in "([" or piece == "]":
         return False
-    if piece == ":":
-        return selector_colon
     comparing = (">", "<", "=", "~")
-    return not (previous in comparing or piece in comparing)
+    if previous in comparing or piece in comparing:
+        return False
+    return piece != ":" or selector_colon

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from acme_wsgi import compression
 from acme_wsgi.assets import build, records, tree
 from acme_wsgi.assets.home import length
-from acme_wsgi.assets.records import Entry, State
+from acme_wsgi.assets.records import Entry, Key, State
 from acme_wsgi.assets.service import Assets
 from acme_wsgi.assets.sites import Mount
 from acme_wsgi.config.schema.content import Compression
@@ -200,13 +200,13 @@ class Keeper:
             return
         log.info("compressing %d assets in the background", len({task.entry.key for task in tasks}))
         began = spoke = time.monotonic()
-        done: dict[tuple[str, str], str] = {}
+        done: dict[tuple[Key, str], dict[str, str]] = {}
         before = after = 0
         for number, task in enumerate(tasks, 1):
             name = self._apart(lambda task=task: self._compress(task))  # type: ignore[misc]
             if name is None:
                 continue  # it has changed meanwhile, and comes again
-            done[task.entry.tag, task.coding] = name
+            done.setdefault((task.entry.key, task.entry.tag), {})[task.coding] = name
             before += task.entry.size
             after += length(name) if name else task.entry.size
             if time.monotonic() - spoke >= _SAVE:
@@ -250,18 +250,16 @@ class Keeper:
             raise ValueError("it has changed")
         return content
 
-    def _publish(self, done: dict[tuple[str, str], str]) -> None:
+    def _publish(self, done: dict[tuple[Key, str], dict[str, str]]) -> None:
         """Put what was compressed into the state as it is by now."""
         assets = self.assets
         with assets.home.building():
             state = assets.load_state()
             if state is None:
                 return
-            codings: dict[str, dict[str, str]] = {}
-            for (tag, coding), name in done.items():
-                codings.setdefault(tag, {})[coding] = name
             state.entries = [
-                replace(entry, coded={**entry.coded, **codings.get(entry.tag, {})}) for entry in state.entries
+                replace(entry, coded={**entry.coded, **done.get((entry.key, entry.tag), {})})
+                for entry in state.entries
             ]
             assets.publish(state)
         assets.reload()

@@ -18,7 +18,9 @@ LARGEST = 5 << 20
 _PACKAGES = ("rcssmin", "rjsmin", "minify-html")
 # Text in a page that isn't to be touched by the minifier, as characters of a private use area: white space.
 _HIDDEN = {" ": "\ue010", "\n": "\ue011", "\t": "\ue012", "\r": "\ue013", "\f": "\ue014"}
-_SHOWN = {hidden: shown for shown, hidden in _HIDDEN.items()}
+_HIDING = str.maketrans(_HIDDEN)
+_KEPT = "\ue015"  # in front of an attribute's name
+_SHOWING = str.maketrans({_KEPT: ""} | {hidden: shown for shown, hidden in _HIDDEN.items()})
 _BLANK = re.compile(r"[ \t\r\n\f]+")
 _KEEPS_SPACE = {"pre", "textarea", "listing", "xmp", "plaintext", "code", "samp", "kbd", "tt", "svg", "math"}
 _VISIBLE_SPACE = re.compile(r"white-space(?:-collapse)?\s*:\s*(?:pre|break-spaces|preserve)", re.IGNORECASE)
@@ -90,7 +92,8 @@ def _decoded(text: str) -> str:
         page = text.encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:
         raise Suspicious("it isn't UTF-8") from None
-    if any(hidden in page for hidden in _SHOWN) or "\0" in page or page.startswith("\ufeff"):
+    ours = (_KEPT, *_HIDDEN.values())
+    if page.startswith("\ufeff") or "\0" in page or any(char in page for char in ours):
         raise Suspicious("it holds characters that pages don't")
     return page
 
@@ -124,15 +127,29 @@ def _hide_space(page: str) -> str:
         elif piece.kind == "raw" and piece.name == "title":
             result.append(_hidden(piece.text, shorten=False))
             continue
-        result.append(piece.text)
+        result.append(_kept(piece) if piece.kind == "start" else piece.text)
     return "".join(result)
+
+
+def _kept(piece: pages.Piece) -> str:
+    """A tag whose attributes the minifier doesn't know: it drops those that say what holds anyway, and style
+    sheets may ask for them."""
+    parts, done = [], 0
+    for attribute in piece.attributes:
+        if any(char in attribute.name for char in "{}%<"):
+            raise Suspicious("it looks like a template")
+        if attribute.name not in pages.BOOLEAN and attribute.name not in ("class", "style"):
+            at = attribute.at - piece.start
+            parts += [piece.text[done:at], _KEPT]
+            done = at
+    return "".join([*parts, piece.text[done:]])
 
 
 def _hidden(text: str, *, shorten: bool) -> str:
     if shorten:
         text = _BLANK.sub(lambda match: "\n" if "\n" in match[0] else " ", text)
-    return "".join(_HIDDEN.get(char, char) for char in text)
+    return text.translate(_HIDING)
 
 
 def _revealed(text: str) -> str:
-    return "".join(_SHOWN.get(char, char) for char in text)
+    return text.translate(_SHOWING)

@@ -45,9 +45,14 @@ _SETS = {"img": "srcset", "source": "srcset", "link": "imagesrcset"}
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """An attribute as written: where its value stands, without its quotes."""
+    """An attribute as written.
+
+    :ivar at: where its name stands
+    :ivar start: where its value stands, without its quotes; -1 if it has none
+    """
 
     name: str
+    at: int
     value: str
     start: int
     quote: str
@@ -112,10 +117,11 @@ def _markup(text: str, start: int) -> Piece:
 
 
 def _attribute(found: re.Match[str]) -> Attribute:
+    at = found.start("name")
     for group, quote in (("double", '"'), ("single", "'"), ("bare", "")):
         if found[group] is not None:
-            return Attribute(found["name"].lower(), found[group], found.start(group), quote)
-    return Attribute(found["name"].lower(), "", -1, "")
+            return Attribute(found["name"].lower(), at, found[group], found.start(group), quote)
+    return Attribute(found["name"].lower(), at, "", -1, "")
 
 
 def _raw_end(text: str, start: int, name: str) -> int:
@@ -288,7 +294,8 @@ def essence(text: str) -> list[tuple[object, ...]]:
                 words = str(result.pop()[1]) + words
             result.append(("text", words))
         elif piece.kind == "raw":
-            result.append((piece.kind, piece.text.strip(_SPACE)))
+            if content := piece.text.strip(_SPACE):
+                result.append((piece.kind, content))
         else:
             result.append((piece.kind, piece.text.lower()))
     return result
@@ -305,12 +312,12 @@ def _meanings(piece: Piece) -> list[tuple[str, str]]:
 def _meaning(name: str, value: str) -> str:
     if name == "class":
         return " ".join(value.split())
-    if name in _BOOLEAN:
+    if name in BOOLEAN:
         return ""
     return value.strip(_SPACE) if name in ("style", "href", "src") else value
 
 
-_BOOLEAN = {
+BOOLEAN = {
     "allowfullscreen", "async", "autofocus", "autoplay", "checked", "controls", "default", "defer",
     "disabled", "formnovalidate", "inert", "ismap", "itemscope", "loop", "multiple", "muted", "nomodule",
     "novalidate", "open", "playsinline", "readonly", "required", "reversed", "selected",

@@ -1,0 +1,77 @@
+"""A small site and its assets, for tests of this room: built in this process, without a server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from acme_wsgi.assets import plan
+from acme_wsgi.assets.home import Home
+from acme_wsgi.assets.keeper import Keeper
+from acme_wsgi.assets.service import Assets, Mounted
+from acme_wsgi.assets.sites import Mount, Place, Sites
+from acme_wsgi.config.kinds import Arrow
+from acme_wsgi.config.schema.content import Compression, Concatenation, Minification, Static, Versioning
+
+OLD = 1_600_000_000_000_000_000
+
+
+class Site:
+    """Files below /static/, and what becomes of them."""
+
+    def __init__(self, tmp: Path, **options: Any) -> None:
+        self.root, self.cache = tmp / "static", tmp / "assets"
+        for path in (self.root, self.cache):
+            path.mkdir(exist_ok=True)
+        self.options = options
+        self._written = OLD
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        """A file, long written: each write is a second after the last one."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        self._written += 1_000_000_000
+        os.utime(path, ns=(self._written, self._written))
+        return path
+
+    def assets(self) -> Assets:
+        """As a worker that starts now has them."""
+        options = self.options
+        pairs = [pair.split(" -> ") for pair in options.get("bundles", ())]
+        static = Static(
+            concatenation=Concatenation(
+                enabled=bool(pairs), patterns=tuple(Arrow(source, target) for source, target in pairs)
+            ),
+            minification=Minification(enabled=options.get("minify", False)),
+            versioning=Versioning(enabled=options.get("version", True)),
+        )
+        mount = Mount(
+            0, (), "/static", str(self.root), "", options.get("extensions", ()), Compression(min_size=100)
+        )
+        places = [Place(prefix="/static", mount=mount), *options.get("places", ())]
+        assets = Assets(plan.make(static, Sites(places)), Home(str(self.cache), str(self.cache)))
+        assets.boot()
+        return assets
+
+
+def mounted(assets: Assets) -> Mounted:
+    """The assets of /static/*."""
+    found = assets.mounted(0)
+    assert found is not None
+    return found
+
+
+def content(assets: Assets, url: str) -> str:
+    """What is served at a URL."""
+    found = mounted(assets).find(url)
+    assert found is not None and found.path is not None
+    return Path(found.path).read_text()
+
+
+def look(keeper: Keeper) -> None:
+    """Let a keeper that isn't on a loop do everything at once."""
+    keeper.assets.hurry = None
+    keeper._hurry()
+    keeper.step()
