@@ -33,9 +33,10 @@ from scripts.benchmarks.documents import (
 )
 from scripts.benchmarks.drain import compare, drain
 from scripts.benchmarks.load import Load, LoadFailed
-from scripts.benchmarks.peers import PEERS, Coding, Launch, Site
+from scripts.benchmarks.machine import Cores
+from scripts.benchmarks.peers import PEERS, Coding, Launch, Peer, Site
 from scripts.benchmarks.scenarios import ScenarioFailed
-from scripts.benchmarks.scenarios.base import Cost, medians
+from scripts.benchmarks.scenarios.base import Context, Cost, medians
 from scripts.benchmarks.scenarios.compress import DYNAMIC, at_same_size, entries
 from scripts.benchmarks.scenarios.entries import Entry, Sample, in_full, what_is_wrong
 from scripts.benchmarks.scenarios.static import WAYS, _large_table, _small_table, _some_of
@@ -304,6 +305,20 @@ def test_levels_are_compared_at_the_same_size() -> None:
 )
 def test_between_two_levels_the_cost_is_interpolated(rows: list[dict[str, object]], end: str) -> None:
     assert at_same_size(rows, {"size": 5000, "cpu_us": 100}, "gzip").endswith(end)
+
+
+def test_a_measurement_that_fails_is_named_and_left_out_of_later_rounds(tmp_path: Path) -> None:
+    context = Context([PEERS["acme"]], Cores(None, None), tmp_path, argparse.Namespace())
+    tried: list[str] = []
+
+    def fail(context: Context, peer: Peer) -> float:
+        tried.append(peer.name)
+        raise ScenarioFailed("cut")
+
+    for _ in range(2):
+        assert context.attempt(PEERS["acme"], fail, "acme 4k.jpg") is None
+    assert context.attempt(PEERS["acme"], lambda context, peer: 1.5, "acme 100k.jpg") == 1.5
+    assert context.failures == {"acme 4k.jpg": "cut"} and tried == ["acme"]
 
 
 def test_medians_are_of_the_rounds() -> None:

@@ -36,20 +36,21 @@ class Context:
     cores: Cores
     base: Path  # a directory for everything that is written
     options: argparse.Namespace
-    failures: dict[str, str] = field(default_factory=dict)  # by peer
+    failures: dict[str, str] = field(default_factory=dict)  # by peer, or by the name of what failed
 
-    def attempt(self, peer: Peer, measure: Callable[[Context, Peer], T]) -> T | None:
-        """What `measure` gives; None when the peer fails, or has failed before.
+    def attempt(self, peer: Peer, measure: Callable[[Context, Peer], T], name: str = "") -> T | None:
+        """What `measure` gives; None when the peer fails, or has failed before; with a `name`, in just this.
 
-        A failure is kept for the report and the exit status; the other peers' figures stay good.
+        A failure is kept for the report and the exit status; the other figures stay good.
         """
-        if peer.name in self.failures:
+        what = name or peer.name
+        if what in self.failures:
             return None
         try:
             return measure(self, peer)
         except Failed as failure:
-            self.failures[peer.name] = str(failure)
-            progress(f"FAILED: {peer.name}: {failure}")
+            self.failures[what] = str(failure)
+            progress(f"FAILED: {what}: {failure}")
             return None
 
 

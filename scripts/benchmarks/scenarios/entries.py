@@ -16,7 +16,6 @@ from pathlib import Path
 
 from ..documents import unnumbered
 from ..drain import compare, drain
-from ..errors import Failed
 from ..load import Load, wrk
 from ..peers import Coding, Peer, Site
 from ..report import Value
@@ -65,7 +64,7 @@ def measure_rounds(context: Context, entries: Sequence[Entry], root: Path) -> Sa
     rounds = context.options.rounds
     for number in range(rounds):
         for entry, taken in samples:
-            sample = context.attempt(entry.peer, partial(_measure, entry=entry, root=root))
+            sample = context.attempt(entry.peer, partial(_measure, entry=entry, root=root), entry.name)
             if sample is None:
                 continue
             taken.append(sample)
@@ -78,24 +77,21 @@ def measure_rounds(context: Context, entries: Sequence[Entry], root: Path) -> Sa
 def _measure(context: Context, peer: Peer, *, entry: Entry, root: Path) -> Sample:
     """Start, check, warm up, load."""
     options = context.options
-    try:
-        with running(
-            peer,
-            context.cores,
-            context.base,
-            site=entry.site,
-            connections=options.connections,
-            root=root,
-            coding=entry.coding,
-            sections=entry.sections,
-        ) as server:
-            size = check(server, entry)
-            load = _load(context, server, entry)
-            load(seconds=options.warm_up)
-            meter = Meter(server, context.cores)
-            cost = meter.cost(load(seconds=options.seconds))
-    except Failed as failure:
-        raise ScenarioFailed(f"{entry.name}: {failure}") from failure
+    with running(
+        peer,
+        context.cores,
+        context.base,
+        site=entry.site,
+        connections=options.connections,
+        root=root,
+        coding=entry.coding,
+        sections=entry.sections,
+    ) as server:
+        size = check(server, entry)
+        load = _load(context, server, entry)
+        load(seconds=options.warm_up)
+        meter = Meter(server, context.cores)
+        cost = meter.cost(load(seconds=options.seconds))
     in_full(cost.load, size)
     return Sample(cost, size)
 
