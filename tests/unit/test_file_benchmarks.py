@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -35,12 +36,13 @@ from scripts.benchmarks.drain import compare, drain
 from scripts.benchmarks.load import Load, LoadFailed
 from scripts.benchmarks.machine import Cores
 from scripts.benchmarks.peers import PEERS, Coding, Launch, Peer, Site
+from scripts.benchmarks.processes import ProcessTree
 from scripts.benchmarks.scenarios import ScenarioFailed
 from scripts.benchmarks.scenarios.base import Context, Cost, medians
 from scripts.benchmarks.scenarios.compress import DYNAMIC, at_same_size, entries
-from scripts.benchmarks.scenarios.entries import Entry, Sample, in_full, what_is_wrong
+from scripts.benchmarks.scenarios.entries import Entry, Sample, await_tag, in_full, what_is_wrong
 from scripts.benchmarks.scenarios.static import WAYS, _large_table, _small_table, _some_of
-from scripts.benchmarks.server import Reply
+from scripts.benchmarks.server import Reply, Server
 
 SIZE = 3 << 20
 
@@ -152,15 +154,17 @@ def test_answers_that_did_not_come_in_full_are_seen() -> None:
 
 
 @contextmanager
-def sending(*answers: bytes, pieces: int = 70_001) -> Iterator[tuple[str, int]]:
+def sending(
+    *answers: bytes, pieces: int = 70_001, by_connection: bool = False
+) -> Iterator[tuple[str, int]]:
     """A server whose connections get these answers in turn, in pieces, the last one again and again.
 
-    An empty one ends the connection.
+    An empty one ends the connection. `by_connection`: the first answer for the first connection, and so on.
     """
+    connections = 0
 
-    def serve(client: socket.socket) -> None:
+    def serve(client: socket.socket, number: int) -> None:
         with client:
-            number = 0
             try:
                 while client.recv(4096):
                     answer = answers[min(number, len(answers) - 1)]
@@ -173,12 +177,15 @@ def sending(*answers: bytes, pieces: int = 70_001) -> Iterator[tuple[str, int]]:
                 return
 
     def accept() -> None:
+        nonlocal connections
         while True:
             try:
                 client, _ = listener.accept()
             except OSError:
                 return
-            threading.Thread(target=serve, args=(client,), daemon=True).start()
+            number = connections if by_connection else 0
+            connections += 1
+            threading.Thread(target=serve, args=(client, number), daemon=True).start()
 
     listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=accept, daemon=True).start()
@@ -240,6 +247,22 @@ def test_a_file_is_compared_byte_by_byte(directory: Directory) -> None:
     wrong[2_000_000] ^= 1
     with sending(answer(bytes(wrong))) as address, pytest.raises(LoadFailed, match="not the file's bytes"):
         compare(address, "/large.mp4", file)
+
+
+def test_the_load_waits_for_the_tag_of_a_large_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    untagged = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\n"
+    tagged = untagged.replace(b"Connection", b'ETag: "x"\r\nConnection')
+    with sending(untagged, tagged, by_connection=True) as address:
+        await_tag(standing_at(address), "/large.mp4")
+    monkeypatch.setattr("scripts.benchmarks.scenarios.entries._TAG_PATIENCE", 0.2)
+    with sending(untagged, by_connection=True) as address, pytest.raises(ScenarioFailed, match="no ETag"):
+        await_tag(standing_at(address), "/large.mp4")
+
+
+def standing_at(address: tuple[str, int]) -> Server:
+    """A server that somebody else runs."""
+    launch = Launch(Path("/"), address[0], address[1], "files")
+    return Server(PEERS["acme"], launch, ProcessTree(os.getpid()))
 
 
 # -- what the tables say

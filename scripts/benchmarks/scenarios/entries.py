@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import http.client
 import importlib
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from ..server import Reply, Server, ask, running
 from .base import Context, Cost, Meter, ScenarioFailed, progress
 
 _ASKED = 4  # before the load: the second answer and those after it may come from a cache
+_TAG_PATIENCE = 60.0  # seconds
 _SLACK = 0.98  # of the bytes that are due; documents with other numbers in them compress a little differently
 
 
@@ -112,18 +114,35 @@ def check(server: Server, entry: Entry) -> float:
     """Ask a few times; the mean size of the bodies as they came. Raises ScenarioFailed when one is wrong."""
     if entry.large:
         compare((server.connect, server.launch.port), entry.path, entry.file)
+        await_tag(server, entry.path)
         return entry.file.stat().st_size
     document = entry.file.read_bytes()
     sizes: list[int] = []
     for number in range(_ASKED):
-        try:
-            reply = ask(server, entry.path, entry.headers)
-        except (OSError, http.client.HTTPException) as error:
-            raise ScenarioFailed(f"request {number + 1}: {error!r}") from error
+        reply = _ask(server, entry.path, entry.headers)
         if wrong := what_is_wrong(reply, entry.expected, document):
             raise ScenarioFailed(f"answer {number + 1}: {wrong}")
         sizes.append(len(reply.body))
     return sum(sizes) / len(sizes)
+
+
+def await_tag(server: Server, path: str) -> None:
+    """Return once answers have an ETag. Raises ScenarioFailed when they have none after `_TAG_PATIENCE`.
+
+    A server that makes it from the content reads a large file for it, once, while it answers without.
+    """
+    deadline = time.monotonic() + _TAG_PATIENCE
+    while "etag" not in _ask(server, path, {}, "HEAD").headers:
+        if time.monotonic() > deadline:
+            raise ScenarioFailed(f"{path} has no ETag after {_TAG_PATIENCE:.0f} s")
+        time.sleep(0.1)
+
+
+def _ask(server: Server, path: str, headers: Mapping[str, str], method: str = "GET") -> Reply:
+    try:
+        return ask(server, path, headers, method)
+    except (OSError, http.client.HTTPException) as error:
+        raise ScenarioFailed(f"{method} {path}: {error!r}") from error
 
 
 def what_is_wrong(reply: Reply, coding: str, document: bytes) -> str | None:
