@@ -23,7 +23,7 @@ PIPELINE = {"minification": {"enabled": True}, "versioning": {"enabled": True}}
 
 # The start, the longest pages, each kind of page, pictures, code, tables, a name with spaces.
 PAGES = (
-    "",
+    "index.html",
     "genindex.html",
     "search.html",
     "manual/cmake-commands.7.html",
@@ -71,7 +71,7 @@ def look(browser: Browser, server: Server, name: str) -> tuple[Visit, Any, bytes
 def test_a_site_looks_and_works_the_same_with_prepared_assets(
     acme: Launcher, browser: Browser, tmp_path: Path
 ) -> None:
-    site = documentation.lay_out(tmp_path / "site")
+    site = documentation.lay_out(tmp_path / "site", PAGES)
     as_it_is, prepared = serve(acme, site), serve(acme, site, **PIPELINE)
     pictures = set()
     for name in PAGES:
@@ -111,7 +111,7 @@ def keep(directory: Path, *pictures: bytes) -> list[str]:
 def test_prepared_assets_are_kept_by_the_browser_and_compressed(
     acme: Launcher, browser: Browser, tmp_path: Path
 ) -> None:
-    server = serve(acme, documentation.lay_out(tmp_path / "site"), **PIPELINE)
+    server = serve(acme, documentation.lay_out(tmp_path / "site", PAGES), **PIPELINE)
     with browser.page() as page:
         first = page.goto(f"{server.url}/static/")
         for part in ("/jquery-", "/cmake-", "/basic-"):
@@ -130,7 +130,7 @@ def test_a_picture_of_a_page_shows_a_missing_style_sheet(
     acme: Launcher, browser: Browser, tmp_path: Path
 ) -> None:
     """What the comparison of pictures is worth: a page that lacks one style sheet is noticed in all ways."""
-    site = documentation.lay_out(tmp_path / "site")
+    site = documentation.lay_out(tmp_path / "site", PAGES)
     server = serve(acme, site)
     _, _, whole = look(browser, server, "command/add_custom_command.html")
     (site / "_static" / "classic.css").unlink()
