@@ -4,6 +4,7 @@ nothing.
 
 from __future__ import annotations
 
+import gzip
 import logging
 from pathlib import Path
 from typing import Any, cast
@@ -140,6 +141,21 @@ def test_each_route_has_its_own_compression_or_that_of_all(configured: Any) -> N
     gzip = codings("compression: {algorithms: [gzip]}")
     assert gzip == {"/same": "gzip", "/gzip": "gzip", "/on": "gzip", **plain}
     assert codings("compression: false") == {"/same": None, "/gzip": None, "/on": "br", **plain}
+
+
+def test_handlers_and_redirects_are_compressed_too(configured: Any) -> None:
+    dispatch = compiled(
+        configured(
+            "  - {path: /long, type: handler, handler: 'm:long'}\n"
+            "  - {path: /old/*, type: redirect, redirect_to: /new$rest}\n"
+        ),
+        loader=Objects(long=lambda request: "<p>page</p>" * 500),
+    )
+    got = receive(dispatch(FakeRequest("/long", HTTP_ACCEPT_ENCODING="gzip")))
+    assert (got.header("Content-Encoding"), gzip.decompress(got.body)) == ("gzip", b"<p>page</p>" * 500)
+    moved = receive(dispatch(FakeRequest("/old/x", HTTP_ACCEPT_ENCODING="gzip, identity;q=0")))
+    assert moved.header("Location") == "/new/x"
+    assert b'href="/new/x"' in gzip.decompress(moved.body)
 
 
 def test_routes_without_a_limit_keep_the_servers_where_another_has_a_larger_one(configured: Any) -> None:
