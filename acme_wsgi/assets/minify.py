@@ -24,6 +24,7 @@ _SHOWING = str.maketrans({_KEPT: ""} | {hidden: shown for shown, hidden in _HIDD
 _BLANK = re.compile(r"[ \t\r\n\f]+")
 _KEEPS_SPACE = {"pre", "textarea", "listing", "xmp", "plaintext", "code", "samp", "kbd", "tt", "svg", "math"}
 _VISIBLE_SPACE = re.compile(r"white-space(?:-collapse)?\s*:\s*(?:pre|break-spaces|preserve)", re.IGNORECASE)
+_TEMPLATE = re.compile(r"[{}%<]")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE)
 
 
@@ -136,7 +137,7 @@ def _kept(piece: pages.Piece) -> str:
     sheets may ask for them."""
     parts, done = [], 0
     for attribute in piece.attributes:
-        if any(char in attribute.name for char in "{}%<"):
+        if _TEMPLATE.search(attribute.name):
             raise Suspicious("it looks like a template")
         if attribute.name not in pages.BOOLEAN and attribute.name not in ("class", "style"):
             at = attribute.at - piece.start

@@ -21,6 +21,10 @@ _ATTRIBUTE = re.compile(
     r"""[\s/]*(?P<name>[^\s/>][^\s/>=]*)(?:\s*=\s*(?:"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<bare>[^\s>"']"""
     r"""[^\s>]*)))?"""
 )
+# A tag of which nothing is in doubt: most are like that, and are found in one step.
+_SIMPLE = re.compile(
+    r"""<(/?)([A-Za-z][^\s/>]*+)(?:[\s/]++[^\s/>"'=<]++(?:=(?:"[^"]*+"|'[^']*+'|[^\s>"'`=<]++))?+)*+[\s/]*+>"""
+)
 _TAG_END = re.compile(r"[\s/]*>")
 _OPAQUE = re.compile(
     r"<!--(?:>|->|.*?(?:-->|--!>|\Z))|<!\[CDATA\[.*?(?:\]\]>|\Z)|<[!?/][^>]*(?:>|\Z)", re.DOTALL
@@ -43,7 +47,7 @@ _URLS = {
 _SETS = {"img": "srcset", "source": "srcset", "link": "imagesrcset"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attribute:
     """An attribute as written.
 
@@ -58,15 +62,37 @@ class Attribute:
     quote: str
 
 
-@dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a page: a ``start`` or ``end`` tag, ``text``, ``raw`` text, or what is ``opaque``."""
+    """A part of a page: a ``start`` or ``end`` tag, ``text``, ``raw`` text, or what is ``opaque``.
 
-    kind: str
-    text: str
-    start: int
-    name: str = ""
-    attributes: tuple[Attribute, ...] = ()
+    Attributes are read when they are asked for: most tags' never are.
+    """
+
+    __slots__ = ("_attributes", "_inside", "kind", "name", "start", "text")
+
+    def __init__(self, kind: str, text: str, start: int, name: str = "", inside: int = 0) -> None:
+        self.kind = kind
+        self.text = text
+        self.start = start
+        self.name = name
+        self._inside = inside  # where in `text` the attributes begin; 0: there are none
+        self._attributes: tuple[Attribute, ...] | None = None
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """A tag's attributes, in order."""
+        if self._attributes is None:
+            self._attributes = tuple(self._read()) if self._inside else ()
+        return self._attributes
+
+    def _read(self) -> Iterator[Attribute]:
+        position = self._inside
+        while _TAG_END.match(self.text, position) is None:
+            found = _ATTRIBUTE.match(self.text, position)
+            if found is None:
+                return
+            yield _attribute(found, self.start)
+            position = found.end()
 
     def get(self, name: str) -> str | None:
         """An attribute's meaning; the first of a name counts."""
@@ -74,6 +100,10 @@ class Piece:
             if attribute.name == name:
                 return html.unescape(attribute.value)
         return None
+
+    def mentions(self, word: str) -> bool:
+        """Whether a word, in lower case, stands anywhere in the tag: else no attribute is called so."""
+        return word in self.text or word in self.text.lower()
 
 
 def pieces(text: str) -> Iterator[Piece]:
@@ -87,9 +117,15 @@ def pieces(text: str) -> Iterator[Piece]:
             yield Piece("text", text[position:bracket], position)
         if bracket == size:
             return
-        piece = _markup(text, bracket)
+        simple = _SIMPLE.match(text, bracket)
+        if simple is not None:
+            closing, name = simple.groups()
+            kind = "end" if closing else "start"
+            piece = Piece(kind, simple[0], bracket, name.lower(), simple.end(2) - bracket)
+        else:
+            piece = _markup(text, bracket)
         yield piece
-        position = piece.start + len(piece.text)
+        position = bracket + len(piece.text)
         if piece.kind == "start" and piece.name in _RAW:
             end = _raw_end(text, position, piece.name)
             if end > position:
@@ -103,24 +139,23 @@ def _markup(text: str, start: int) -> Piece:
     if match is None:
         opaque = _OPAQUE.match(text, start)
         return Piece("opaque", opaque[0], start) if opaque else Piece("text", "<", start)
-    attributes = []
     position = match.end()
     while (end := _TAG_END.match(text, position)) is None:
         found = _ATTRIBUTE.match(text, position)
         if found is None or found.end() == position:
             return Piece("opaque", text[start:], start)  # a tag that never ends
-        attributes.append(_attribute(found))
         position = found.end()
     name = match[0].lstrip("</").lower()
     kind = "end" if match[0].startswith("</") else "start"
-    return Piece(kind, text[start : end.end()], start, name, tuple(attributes))
+    return Piece(kind, text[start : end.end()], start, name, match.end() - start)
 
 
-def _attribute(found: re.Match[str]) -> Attribute:
-    at = found.start("name")
+def _attribute(found: re.Match[str], offset: int) -> Attribute:
+    at = offset + found.start("name")
     for group, quote in (("double", '"'), ("single", "'"), ("bare", "")):
         if found[group] is not None:
-            return Attribute(found["name"].lower(), at, found[group], found.start(group), quote)
+            start = offset + found.start(group)
+            return Attribute(found["name"].lower(), at, found[group], start, quote)
     return Attribute(found["name"].lower(), at, "", -1, "")
 
 
@@ -187,13 +222,15 @@ def references(text: str) -> Found:
                 if found.base is not None:
                     found.references.clear()  # what stands before it: browsers differ
             found.references += _of_tag(piece)
-            if piece.get("integrity"):
+            if piece.mentions("integrity") and piece.get("integrity"):
                 found.integrity += [each.text for each in _of_tag(piece)]
     return found
 
 
 def _of_tag(piece: Piece) -> list[css.Reference]:
     names = _named(piece)
+    if not names and piece.name not in _SETS and not piece.mentions("style"):
+        return []
     result: list[css.Reference] = []
     seen: set[str] = set()
     for attribute in piece.attributes:
@@ -280,12 +317,28 @@ def rewrite(text: str, change: Change) -> str:
 # -- whether a minifier changed the meaning ----------------------------------------------------------------
 
 
+class _Start:
+    """A start tag as far as it means something."""
+
+    __slots__ = ("piece",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, piece: Piece) -> None:
+        self.piece = piece
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Start):
+            return NotImplemented
+        one, two = self.piece, other.piece
+        return one.text == two.text or (one.name == two.name and _meanings(one) == _meanings(two))
+
+
 def essence(text: str) -> list[tuple[object, ...]]:
     """What a page says: tags with what their attributes mean, texts, everything else as it is."""
     result: list[tuple[object, ...]] = []
     for piece in pieces(text):
         if piece.kind == "start":
-            result.append((piece.kind, piece.name, *_meanings(piece)))
+            result.append((piece.kind, _Start(piece)))
         elif piece.kind == "end":
             result.append((piece.kind, piece.name))
         elif piece.kind == "text" or (piece.kind == "raw" and piece.name in ("title", "textarea")):
