@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -73,19 +74,28 @@ class Node:
 
 
 def changed(state: State, found: tree.Tree) -> bool:
-    """Whether files are other ones than those that the state was built from."""
-    return found.roots != state.roots or found.stamps() != {
+    """Whether there is something to build: pages that have to wait, or files that are other ones by now."""
+    return bool(state.pending) or found.roots != state.roots or found.stamps() != {
         path: stamp for path, (stamp, _) in state.known.items()
     }
 
 
-def build(plan: Plan, home: Home, previous: State | None, found: tree.Tree, say: Say) -> State:
-    """Build everything; what `previous` holds of the same files is taken from there."""
-    return _Build(plan, home, previous or State(), found, say).run()
+def build(
+    plan: Plan, home: Home, previous: State | None, found: tree.Tree, say: Say, seconds: float = math.inf
+) -> State:
+    """Build everything; what `previous` holds of the same files is taken from there.
+
+    :param seconds: how long pages may take. Nothing depends on them: those that are left over stay as they are,
+        and the state says how many there are
+    """
+    return _Build(plan, home, previous or State(), found, say, seconds).run()
 
 
 class _Build:
-    def __init__(self, plan: Plan, home: Home, previous: State, found: tree.Tree, say: Say) -> None:
+    def __init__(
+        self, plan: Plan, home: Home, previous: State, found: tree.Tree, say: Say, seconds: float
+    ) -> None:
+        self.seconds = seconds
         self.plan, self.home, self.previous, self.found, self.say = plan, home, previous, found, say
         self.state = State(roots=found.roots)
         self.nodes: dict[Key, Node] = {}
@@ -110,8 +120,7 @@ class _Build:
             self._make(node, {})
             self._name(node, node.tag)
         self._make_sheets(self._of_kind("css"))
-        for node in self._of_kind("html"):
-            self._make(node, self._renames(node))
+        self._make_pages(self._of_kind("html"))
         self.state.entries = [self._entry(node) for node in self.nodes.values() if self._is_worth(node)]
         return self.state
 
@@ -232,13 +241,24 @@ class _Build:
         for node in self.nodes.values():
             if node.kind not in ("css", "html") or (self.plan.versioning is None and node.kind == "css"):
                 continue
-            node.found = self.previous.references.get(node.digest) or self._references(node)
-            self.state.references[node.digest] = node.found
+            node.found = self.previous.references.get(node.digest, {})
+            # Of a page only what it pins must be known before style sheets and scripts are made.
+            if not node.found and (node.kind == "css" or self._pins(node)):
+                node.found = self._references(node)
+            if node.found:
+                self.state.references[node.digest] = node.found
         for node in list(self.nodes.values()):
             for text in node.found.get("integrity", ()):
                 target = self._target(node, text)
                 if target is not None and not target.bundled:
                     target.fixed = True
+
+    def _pins(self, node: Node) -> bool:
+        """Whether a page may say what the content of others must be. One that can't be read says so later."""
+        try:
+            return "integrity" in node.text().lower()
+        except (OSError, ValueError):
+            return True
 
     def _references(self, node: Node) -> dict[str, Any]:
         try:
@@ -312,6 +332,20 @@ class _Build:
         for node in group:
             self._make(node, self._renames(node))
 
+    def _make_pages(self, nodes: list[Node]) -> None:
+        until = time.monotonic() + self.seconds
+        for node in nodes:
+            if not node.found:
+                if time.monotonic() >= until:
+                    self.state.pending += 1
+                    continue
+                node.found = self.state.references[node.digest] = self._references(node)
+            renames = self._renames(node)
+            if time.monotonic() >= until and not self._is_known(node, renames):
+                self.state.pending += 1
+                continue
+            self._make(node, renames)
+
     def _name(self, node: Node, digest: str) -> None:
         """Give it a versioned URL, if it can have one that is answered by its own route."""
         if self.plan.versioning is None or node.kind == "html":
@@ -329,14 +363,21 @@ class _Build:
             return
         if not (renames or node.bundled or self._minifies(node.kind)):
             return
-        # A bundle's members are small already, or can't be.
-        minified = self._minifies(node.kind) and not node.bundled and not _is_small(node.url)
-        recipe = [node.kind, node.digest, minified, sorted(renames.items())]
-        node.made = self._cached(
-            recipe, lambda: self._transformed(node, renames), "." + node.url.rpartition(".")[2], node.sources
-        )
+        extension = "." + node.url.rpartition(".")[2]
+        recipe = self._recipe(node, renames)
+        node.made = self._cached(recipe, lambda: self._transformed(node, renames), extension, node.sources)
         if node.made:
             node.content = hashlib.sha256(node.made.encode()).hexdigest()
+
+    def _recipe(self, node: Node, renames: dict[str, str]) -> list[Any]:
+        """All that decides what is made of a node."""
+        # A bundle's members are small already, or can't be.
+        minified = self._minifies(node.kind) and not node.bundled and not _is_small(node.url)
+        return [node.kind, node.digest, minified, sorted(renames.items())]
+
+    def _is_known(self, node: Node, renames: dict[str, str]) -> bool:
+        """Whether it was made before."""
+        return _key(self._recipe(node, renames)) in self.previous.made
 
     def _transformed(self, node: Node, renames: dict[str, str]) -> str | None:
         text = node.text()
@@ -372,7 +413,7 @@ class _Build:
         self, recipe: list[Any], make: Callable[[], str | None], extension: str, sources: Sequence[Source]
     ) -> str:
         """The object that a recipe makes, "" where it makes nothing better than the file itself."""
-        key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:40]
+        key = _key(recipe)
         name = self.previous.made.get(key)
         if name is None or (name and not self.home.has(name)):
             self.making += 1
@@ -435,6 +476,10 @@ def manifest(entries: Iterable[Entry]) -> bytes:
         if entry.versioned:
             urls.setdefault(names.escaped(entry.url), names.escaped(entry.versioned))
     return json.dumps(urls, indent=2).encode() + b"\n"
+
+
+def _key(recipe: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:40]
 
 
 def _kind(url: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +33,10 @@ BEST = {"br": 11, "gzip": 9}
 WORTH = 0.95
 """A compressed form is kept if it has at most this part of the size."""
 
+PAGES = 1.0
+"""Seconds that pages may take at a time; a pause as long follows."""
+
+_SWITCH = 0.0005  # seconds that the thread which builds may keep the loop waiting for the interpreter
 _TICK = 1.0  # seconds between two looks of a worker at the state
 _SWEEP = 60.0  # seconds between two looks for what nobody needs
 _SAVE = 5.0  # seconds between two times that compressed forms are published while they are made
@@ -116,7 +121,8 @@ class Keeper:
             self._wish = False
             said: list[str] = []
             state = self._call(lambda: self._look(said))
-            self._due = time.monotonic() + max(_TICK, SHARE * (time.monotonic() - now))
+            share = 1 if state is not None and state.pending else SHARE
+            self._due = time.monotonic() + max(_TICK, share * (time.monotonic() - now))
             for line in said:
                 log.info("%s", line)
             if state is not None:
@@ -138,8 +144,13 @@ class Keeper:
         found = tree.look(assets.plan.sites)
         if not build.changed(assets.state, found):
             return None
-        with assets.home.building():
-            return assets.rebuild(assets.load_state(), found, said.append)
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH)
+        try:
+            with assets.home.building():
+                return assets.rebuild(assets.load_state(), found, said.append, PAGES)
+        finally:
+            sys.setswitchinterval(usual)
 
     def _complain(self, state: State) -> None:
         """Say what is wrong with sources, once each."""

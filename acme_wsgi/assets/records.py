@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 """Of the state file; one of another format is built anew."""
 
 Stamp = tuple[int, int]
@@ -85,6 +85,7 @@ class State:
     :ivar references: digest of a style sheet or page -> what build.py found in it
     :ivar made: recipe -> name of the object that came of it, "" where the file is served as it is
     :ivar complaints: what is wrong with a source, by path
+    :ivar pending: so many pages are served as they are until there is time for them
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -93,6 +94,7 @@ class State:
     references: dict[str, dict[str, Any]] = field(default_factory=dict)
     made: dict[str, str] = field(default_factory=dict)
     complaints: dict[str, str] = field(default_factory=dict)
+    pending: int = 0
 
     def objects(self) -> set[str]:
         """The names of all objects that this state needs."""
@@ -120,6 +122,7 @@ def load(text: bytes) -> State | None:
             references=found["references"],
             made=found["made"],
             complaints=found["complaints"],
+            pending=int(found["pending"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

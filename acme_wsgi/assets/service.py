@@ -19,6 +19,9 @@ from acme_wsgi.assets.plan import Plan
 from acme_wsgi.assets.records import Asset, Entry, Key, State
 from acme_wsgi.assets.sites import Mount
 
+BOOT = 5.0
+"""Seconds that pages may take before a worker is ready. The others come later, and are served as they are."""
+
 _TOLD = 1000  # paths that asset_url remembers to have complained of
 
 log = logging.getLogger("acme.assets")
@@ -155,7 +158,7 @@ class Assets:
             previous = self.load_state()
             found = tree.look(self.plan.sites)
             if previous is None or build.changed(previous, found) or not self._is_whole(previous):
-                self.rebuild(previous, found, log.info)
+                self.rebuild(previous, found, log.info, BOOT)
         self.reload()
 
     def load_state(self) -> State | None:
@@ -165,16 +168,19 @@ class Assets:
     def _is_whole(self, state: State) -> bool:
         return all(self.home.has(entry.made) for entry in state.entries if entry.made)
 
-    def rebuild(self, previous: State | None, found: tree.Tree, say: Callable[[str], None]) -> State:
-        """Build and publish; called with the lock for building."""
+    def rebuild(
+        self, previous: State | None, found: tree.Tree, say: Callable[[str], None], seconds: float
+    ) -> State:
+        """Build and publish; called with the lock for building. `seconds`: how long pages may take."""
         began = time.monotonic()
-        state = build.build(self.plan, self.home, previous, found, say)
+        state = build.build(self.plan, self.home, previous, found, say, seconds)
         self.publish(state)
+        later = f"; {state.pending} pages come later" if state.pending else ""
         made = sum(1 for entry in state.entries if entry.made)
         say(
             f"assets: {len(found.sources)} files, {made} served in another form,"
             f" {sum(1 for entry in state.entries if entry.versioned)} with versioned URLs,"
-            f" built in {time.monotonic() - began:.1f} s"
+            f" built in {time.monotonic() - began:.1f} s{later}"
         )
         return state
 

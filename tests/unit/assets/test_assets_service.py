@@ -14,7 +14,8 @@ import pytest
 from assets_site import Site, content, look, mounted
 
 import acme_wsgi
-from acme_wsgi.assets import current, home
+from acme_wsgi.assets import current, home, service
+from acme_wsgi.assets import keeper as keeper_module
 from acme_wsgi.assets.home import KEPT, Home
 from acme_wsgi.assets.keeper import Keeper
 from acme_wsgi.errors import ConfigError
@@ -73,6 +74,33 @@ def test_a_version_of_a_file_just_written_is_not_denied(site: Site) -> None:
     assets = site.assets()
     site.write("a-00000000.css", "z{y:x}")
     assert mounted(assets).find("/static/a-00000000.css") is None
+
+
+def test_pages_that_take_too_long_come_later(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.write("x.css", "a { b: c }")
+    pages = {f"{name}.html": f"<link rel=stylesheet href=x.css> {name}" for name in "abc"}
+    for name, text in pages.items():
+        site.write(name, text)
+    site.write("pinned.html", "<link rel=stylesheet href=y.css integrity=sha256-x>")
+    site.write("y.css", "d { e: f }")
+    monkeypatch.setattr(service, "BOOT", 0.0)
+    monkeypatch.setattr(keeper_module, "PAGES", 0.0)
+    assets = site.assets()
+    assert assets.state.pending == 4
+    assert assets.url("/static/x.css") != "/static/x.css", "style sheets don't wait"
+    assert {name: content(assets, f"/static/{name}") for name in pages} == pages
+    assert content(assets, "/static/y.css") == "d { e: f }", "what a page pins is known before"
+    keeper = Keeper(assets)
+    look(keeper)
+    assert assets.state.pending == 4
+    monkeypatch.setattr(keeper_module, "PAGES", 60.0)
+    look(keeper)
+    assert assets.state.pending == 0
+    name = assets.url("/static/x.css").rpartition("/")[2]
+    assert all(name in content(assets, f"/static/{page}") for page in pages)
+    generation = assets.generation
+    look(keeper)
+    assert assets.generation == generation, "nothing is left to do"
 
 
 def test_complaints_are_told_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:
