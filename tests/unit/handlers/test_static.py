@@ -1,0 +1,446 @@
+"""Static files without a socket: what each request gets, from real directories."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import brotli
+import pytest
+from fakes import FakeRequest
+
+from acme_wsgi import iothreads
+from acme_wsgi.compression import compress
+from acme_wsgi.config.schema.content import Compression, Etag, Mmap, Precompressed, Static
+from acme_wsgi.errors import HTTPError
+from acme_wsgi.files.changes import Changes
+from acme_wsgi.handlers import Context, _contents, _digesting, static
+from acme_wsgi.handlers._lookup import Lookup
+from acme_wsgi.http.writer import DIRECT, MAPPING, READ, SENDFILE, FileBody, Parts
+
+TEXT = "".join(f"line {number}\n" for number in range(300))
+LARGE = bytes(range(256)) * 400
+OLD = 1_000_000_000
+
+
+@pytest.fixture(autouse=True)
+def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a loop: I/O threads' work is done at once, and nobody tells of changes."""
+    monkeypatch.setattr(iothreads, "run", lambda function, *args: function(*args))
+    monkeypatch.setattr(Changes, "watch", lambda *args: None)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    files: dict[str, str | bytes] = {
+        "index.html": "<p>home",
+        "page.html": TEXT,
+        "app.js": "x = 1;\n" * 300,
+        "large.bin": LARGE,
+        "docs/index.html": "<p>docs",
+        "plain/note.txt": "a note",
+        "plain/<b>&.txt": "odd",
+        "plain/sub/deep.txt": "deep",
+        ".secret": "no",
+    }
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        os.utime(path, (OLD, OLD))
+    return tmp_path
+
+
+def site(root: Path, *, prefix: str | None = "", where: dict[str, Any] | None = None, **named: Any) -> Any:
+    route: Any = SimpleNamespace(
+        root=str(root),
+        index=("index.html",),
+        try_files=(),
+        directory_listing=False,
+        extensions=(),
+        cache_control=None,
+    )
+    for name, value in (where or {}).items():
+        setattr(route, name, value)
+    context = Context("route /x", lambda spec: None, frozenset(), prefix, **named)
+    return static.build(route, context)
+
+
+class Got:
+    """A response with its body read."""
+
+    def __init__(self, response: Any) -> None:
+        self.response = response
+        self.status = int(response.status.split()[0])
+        self.fields = {name.lower(): value for name, value in response.headers}
+        assert len(self.fields) == len(list(response.headers)), "a field stands there twice"
+        pieces = response.body.pieces if isinstance(response.body, Parts) else [response.body]
+        self.body = b"".join(map(_bytes, pieces))
+
+
+def _bytes(piece: bytes | FileBody) -> bytes:
+    if isinstance(piece, bytes):
+        return piece
+    return os.pread(piece.file.fileno(), piece.count, piece.offset)
+
+
+def get(handler: Any, path: str, *, method: str = "GET", query: str = "", **fields: str) -> Got:
+    environ = {f"HTTP_{name.upper()}": value for name, value in fields.items()}
+    return Got(handler(FakeRequest(path, method, query=query, **environ)))
+
+
+def refused(handler: Any, path: str, **named: Any) -> HTTPError:
+    with pytest.raises(HTTPError) as caught:
+        get(handler, path, **named)
+    return caught.value
+
+
+def test_a_file(root: Path) -> None:
+    got = get(site(root), "/page.html")
+    assert (got.status, got.body) == (200, TEXT.encode())
+    assert got.fields == {
+        "content-type": "text/html; charset=utf-8",
+        "etag": f'"{hashlib.md5(TEXT.encode()).hexdigest()}"',
+        "last-modified": "Sun, 09 Sep 2001 01:46:40 GMT",
+        "accept-ranges": "bytes",
+    }
+
+
+def test_below_a_prefix(root: Path) -> None:
+    handler = site(root, prefix="/static")
+    assert get(handler, "/static/docs/").body == b"<p>docs"
+    assert get(handler, "/static").fields["location"] == "/static/"
+    assert refused(handler, "/static/static/page.html").status == 404
+
+
+def test_an_exact_route_serves_the_whole_path(root: Path) -> None:
+    assert get(site(root, prefix=None), "/docs/index.html").body == b"<p>docs"
+
+
+def test_a_known_file_is_handed_out_without_a_look(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = site(root)
+    first = get(handler, "/page.html")
+    monkeypatch.setattr(static.Files, "answer", None)
+    assert get(handler, "/page.html").body == first.body
+    assert get(handler, "/page.html", method="HEAD").fields == first.fields
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get"])
+def test_other_methods(root: Path, method: str) -> None:
+    handler = site(root)
+    for _ in range(2):
+        error = refused(handler, "/page.html", method=method)
+        assert (error.status, error.headers) == (405, (("Allow", "GET, HEAD"),))
+        get(handler, "/page.html")  # known from now on
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/.secret", "/page.html/", "/docs/no", "/page.html/x", "/\xff"])
+def test_what_is_not_there(root: Path, path: str) -> None:
+    assert refused(site(root), path).status == 404
+
+
+def test_a_directory_without_index_is_refused(root: Path) -> None:
+    assert refused(site(root), "/plain/").status == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "location"),
+    [
+        ("/docs", "", "/docs/"),
+        ("/docs", "a=b&c=%20", "/docs/?a=b&c=%20"),
+        ("/od d\\\xc3\xa4", "", "/od%20d%5C%C3%A4/"),
+    ],
+)
+def test_a_directory_has_a_slash(root: Path, path: str, query: str, location: str) -> None:
+    (root / "od d\\ä").mkdir()
+    got = get(site(root), path, query=query)
+    assert (got.status, got.fields["location"]) == (301, location)
+
+
+def test_no_redirect_names_another_host(root: Path) -> None:
+    (root / "\\evil.test").mkdir()
+    assert get(site(root), "/\\evil.test").fields["location"] == "/%5Cevil.test/"
+
+
+def test_index_files_in_their_order(root: Path) -> None:
+    (root / "docs/home.htm").write_text("second")
+    assert get(site(root, where={"index": ("home.htm", "index.html")}), "/docs/").body == b"second"
+    assert get(site(root, where={"index": ("none.htm", "index.html")}), "/docs/").body == b"<p>docs"
+
+
+def test_a_listing(root: Path) -> None:
+    handler = site(root, where={"directory_listing": True})
+    got = get(handler, "/plain/")
+    page = got.body.decode()
+    assert got.fields["content-type"] == "text/html; charset=utf-8"
+    assert page.index("./sub/") < page.index("./%3Cb%3E%26.txt") < page.index("./note.txt")
+    assert "&lt;b&gt;&amp;.txt" in page and "<b>" not in page
+    assert "../" in page and "6 B" in page
+    (root / "index.html").unlink()
+    page = get(handler, "/").body.decode()
+    assert ".secret" not in page and "../" not in page
+
+
+def test_only_these_extensions(root: Path) -> None:
+    handler = site(root, where={"extensions": (".html", ".TXT"), "directory_listing": True})
+    assert get(handler, "/page.html").status == get(handler, "/plain/note.txt").status == 200
+    assert refused(handler, "/app.js").status == 404
+    assert get(handler, "/docs").status == 301
+    (root / "plain/code.js").touch()
+    assert "code.js" not in get(handler, "/plain/").body.decode()
+
+
+@pytest.mark.parametrize(
+    ("tries", "path", "expected"),
+    [
+        (("$uri", "/index.html"), "/page.html", TEXT),
+        (("$uri", "/index.html"), "/no/such/thing", "<p>home"),
+        (("$uri", "/index.html"), "/", "<p>home"),
+        (("$uri", "/index.html"), "/docs", "<p>home"),
+        (("$uri", "/index.html"), "/docs/", "<p>home"),
+        (("$uri", "$uri.html", "=404"), "/page", TEXT),
+        (("$uri", "$uri.html", "=404"), "/none", 404),
+        (("$uri", "$uri/", "=404"), "/docs/", "<p>docs"),
+        (("$uri", "$uri/", "=404"), "/docs", 301),
+        (("$uri", "$uri/", "=404"), "/plain/", 404),
+        (("$uri", "$uri/", "=410"), "/none", 410),
+        (("$uri", "$uri/"), "/none", 404),
+        (("/docs$uri",), "/index.html", "<p>docs"),
+        (("$uri", "/docs/"), "/none", 301),
+    ],
+)
+def test_try_files(root: Path, tries: tuple[str, ...], path: str, expected: str | int) -> None:
+    handler = site(root, where={"try_files": tries})
+    if isinstance(expected, str):
+        assert get(handler, path).body == expected.encode()
+    elif expected < 400:
+        assert get(handler, path).status == expected
+    else:
+        assert refused(handler, path).status == expected
+
+
+@pytest.mark.parametrize(
+    "tries", [("=404", "$uri"), ("$uri", "=200"), ("$host",), ("index.html",), ("/../x",), ("$uri/../../x",)]
+)
+def test_try_files_that_cannot_be_meant(root: Path, tries: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="try_files"):
+        site(root, where={"try_files": tries})
+
+
+def test_a_missing_root_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"route /x: root .*nowhere"):
+        site(tmp_path / "nowhere")
+
+
+def test_text_that_is_not_utf8_has_no_charset(root: Path) -> None:
+    (root / "latin.html").write_bytes(b"<meta charset=iso-8859-1>gr\xfc\xdfe")
+    assert get(site(root), "/latin.html").fields["content-type"] == "text/html"
+    (root / "big.txt").write_bytes("ü".encode() * 600_000)  # a megabyte ends within a character
+    assert get(site(root), "/big.txt").fields["content-type"] == "text/plain; charset=utf-8"
+
+
+# -- conditions and ranges
+
+
+def test_conditions(root: Path) -> None:
+    handler = site(root)
+    tag = get(handler, "/page.html").fields["etag"]
+    got = get(handler, "/page.html", if_none_match=tag)
+    assert (got.status, got.body) == (304, b"")
+    assert got.fields == {"etag": tag}
+    assert get(handler, "/page.html", if_modified_since="Sun, 09 Sep 2001 01:46:40 GMT").status == 304
+    assert get(handler, "/page.html", if_none_match='"x"').status == 200
+    assert refused(handler, "/page.html", if_match='"x"').status == 412
+    off = site(root, static=Static(conditional_requests=False))
+    assert get(off, "/page.html", if_none_match=tag).status == 200
+    assert get(off, "/page.html", if_match='"x"').status == 200
+    assert get(off, "/page.html", range="bytes=0-0", if_range=tag).status == 200
+
+
+@pytest.mark.parametrize("path", ["/page.html", "/large.bin"])
+def test_ranges(root: Path, path: str) -> None:
+    handler = site(root)
+    whole = get(handler, path)
+    for _ in range(2):
+        got = get(handler, path, range="bytes=100-299")
+        assert (got.status, got.body) == (206, whole.body[100:300])
+        assert got.fields == {**whole.fields, "content-range": f"bytes 100-299/{len(whole.body)}"}
+        assert get(handler, path, range="bytes=-7").body == whole.body[-7:]
+    error = refused(handler, path, range=f"bytes={len(whole.body)}-")
+    assert (error.status, error.headers) == (416, (("Content-Range", f"bytes */{len(whole.body)}"),))
+    got = get(handler, path, range="bytes=0-9,1000-1009")
+    assert got.fields["content-type"].startswith("multipart/byteranges; boundary=")
+    assert whole.body[:10] in got.body and whole.body[1000:1010] in got.body
+    assert got.response.body.count == len(got.body)
+    assert get(handler, path, range="nonsense").status == 200
+    assert get(handler, path, method="HEAD", range="bytes=0-1").status == 200
+
+
+def test_if_range(root: Path) -> None:
+    handler = site(root)
+    whole = get(handler, "/page.html")
+    assert get(handler, "/page.html", range="bytes=1-2", if_range=whole.fields["etag"]).status == 206
+    assert get(handler, "/page.html", range="bytes=1-2", if_range='"other"').body == whole.body
+    date = whole.fields["last-modified"]
+    assert get(handler, "/page.html", range="bytes=1-2", if_range=date).status == 206
+
+
+# -- settings
+
+
+def test_settings_of_the_fields(root: Path) -> None:
+    handler = site(
+        root,
+        static=Static(etag=Etag(enabled=False), last_modified=False),
+        where={"cache_control": "public, max-age=60"},
+    )
+    fields = get(handler, "/page.html").fields
+    assert "etag" not in fields and "last-modified" not in fields
+    assert fields["cache-control"] == "public, max-age=60"
+    digest = hashlib.sha256(TEXT.encode()).hexdigest()
+    sha256 = site(root, static=Static(etag=Etag(algorithm="sha256")))
+    assert get(sha256, "/page.html").fields["etag"] == f'"{digest}"'
+
+
+@pytest.mark.parametrize(
+    ("settings", "way"),
+    [
+        (Static(), SENDFILE),
+        (Static(zero_copy=False), READ),
+        (Static(direct_io=True, direct_io_threshold=100_000), DIRECT),
+        (Static(direct_io=True), SENDFILE),
+        (Static(mmap=Mmap(enabled=True, threshold=1000)), MAPPING),
+        (Static(mmap=Mmap(enabled=True, threshold=1000, max_size=2000)), SENDFILE),
+        (Static(mmap=Mmap(enabled=True, threshold=1), direct_io=True, direct_io_threshold=1), DIRECT),
+    ],
+)
+def test_the_way_of_a_large_file(root: Path, settings: Static, way: int) -> None:
+    handler = site(root, static=settings)
+    body = get(handler, "/large.bin").response.body
+    assert (body.way, body.offset, body.count) == (way, 0, len(LARGE))
+    assert get(handler, "/large.bin", range="bytes=5-9").response.body.way == way
+    assert isinstance(get(handler, "/page.html").response.body, bytes)
+
+
+def test_the_digest_of_a_large_file_comes_later(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_contents, "AT_ONCE", 1000)
+    monkeypatch.setattr("acme_wsgi.handlers._forms.AT_ONCE", 1000)
+    go, take = threading.Event(), _digesting._take
+
+    def wait_and_take(*args: Any) -> int:
+        assert go.wait(10)
+        return take(*args)
+
+    monkeypatch.setattr(_digesting, "_take", wait_and_take)
+    handler = site(root)
+    assert "etag" not in get(handler, "/large.bin").fields
+    assert "etag" not in get(handler, "/large.bin").fields
+    go.set()
+    tag = f'"{hashlib.md5(LARGE).hexdigest()}"'
+    # Who names a tag waits for it.
+    assert get(handler, "/large.bin", if_none_match=tag).status == 304
+    assert get(handler, "/large.bin").fields["etag"] == tag
+
+
+# -- content codings
+
+
+def test_compressed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = site(root, compression=Compression())
+    plain = get(handler, "/page.html")
+    made = []
+
+    def noted(token: str, level: int, data: bytes) -> bytes:
+        made.append(token)
+        return compress(token, level, data)
+
+    monkeypatch.setattr(static, "compress", noted)
+    for _ in range(2):
+        got = get(handler, "/page.html", accept_encoding="gzip, br")
+        assert got.fields["content-encoding"] == "br"
+        assert brotli.decompress(got.body) == plain.body
+        assert got.fields["etag"] == plain.fields["etag"][:-1] + '-br"'
+        got = get(handler, "/page.html", accept_encoding="gzip")
+        assert gzip.decompress(got.body) == plain.body
+        assert got.fields["etag"] == plain.fields["etag"][:-1] + '-gz"'
+    assert made == ["br", "gzip"]
+    assert get(handler, "/page.html", accept_encoding="identity").fields == plain.fields
+    assert get(handler, "/page.html", accept_encoding="gzip", if_none_match=got.fields["etag"]).status == 304
+    ranged = get(handler, "/page.html", accept_encoding="gzip", range="bytes=0-9")
+    assert ranged.body == plain.body[:10] and "content-encoding" not in ranged.fields
+
+
+def test_what_is_not_compressed(root: Path) -> None:
+    handler = site(root, compression=Compression(min_size=1000, max_size=50_000))
+    (root / "large.html").write_bytes(LARGE)
+    (root / "noise.css").write_bytes(os.urandom(5000))
+    for path in ("/index.html", "/large.bin", "/large.html", "/noise.css"):
+        for _ in range(2):
+            assert "content-encoding" not in get(handler, path, accept_encoding="gzip, br").fields
+    off = site(root, compression=None)
+    assert "content-encoding" not in get(off, "/page.html", accept_encoding="gzip").fields
+
+
+def test_files_compressed_beforehand(root: Path) -> None:
+    packed = gzip.compress(b"not even the same", mtime=0)
+    (root / "page.html.gz").write_bytes(packed)
+    (root / "page.html.br").write_bytes(b"too old")
+    os.utime(root / "page.html.br", (OLD - 1, OLD - 1))
+    handler = site(root, compression=Compression())
+    got = get(handler, "/page.html", accept_encoding="gzip")
+    assert (got.body, got.fields["content-encoding"]) == (packed, "gzip")
+    assert got.fields["etag"] == f'"{hashlib.md5(packed).hexdigest()}-gz"'
+    assert brotli.decompress(get(handler, "/page.html", accept_encoding="br").body) == TEXT.encode()
+    assert get(handler, "/page.html").fields["vary"] == "Accept-Encoding"
+    # A client that has a part of the compressed form gets the rest of that.
+    rest = get(handler, "/page.html", accept_encoding="gzip", range="bytes=5-", if_range=got.fields["etag"])
+    assert (rest.status, rest.body, rest.fields["content-encoding"]) == (206, packed[5:], "gzip")
+    assert get(handler, "/page.html.gz").fields["content-type"] == "application/gzip"
+    off = site(root, compression=Compression(precompressed=Precompressed(enabled=False)))
+    assert gzip.decompress(get(off, "/page.html", accept_encoding="gzip").body) == TEXT.encode()
+
+
+# -- changes
+
+
+def test_a_changed_file_is_seen(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = site(root)
+    get(handler, "/large.bin")
+    with open(root / "large.bin", "r+b") as file:
+        file.truncate(50_000)  # in place, and nobody tells
+    got = get(handler, "/large.bin")
+    assert got.body == LARGE[:50_000]
+    assert got.fields["etag"] == f'"{hashlib.md5(LARGE[:50_000]).hexdigest()}"'
+
+
+def test_an_old_digest_is_not_taken_for_a_new_version(root: Path) -> None:
+    handler = site(root)
+    before = get(handler, "/app.js").fields["etag"]
+    (root / "new.js").write_text("x = 2;\n" * 300)
+    os.utime(root / "new.js", (OLD, OLD))
+    (root / "new.js").rename(root / "app.js")
+    after = get(site(root), "/app.js")
+    assert after.body.startswith(b"x = 2") and after.fields["etag"] != before
+
+
+def test_a_file_from_the_future_has_no_date(root: Path) -> None:
+    later = time.time() + 1e6
+    os.utime(root / "page.html", (later, later))
+    assert "last-modified" not in get(site(root), "/page.html").fields
+
+
+def test_no_descriptors_left(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = site(root)
+
+    def fail(*args: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Lookup, "find", fail)
+    error = refused(handler, "/page.html")
+    assert (error.status, error.headers) == (503, (("Retry-After", "1"),))
