@@ -248,11 +248,7 @@ class Files:
             body = iothreads.run(_contents.whole, plain.file)
         if body is None:
             return plain
-        level = compression.level
-        if costly(token, level, len(body)):
-            data = iothreads.run(compress, token, level, body)
-        else:
-            data = compress(token, level, body)
+        data = self._compressed(token, compression.level, body)
         variant = self._forms.encoded(plain, token, data) if len(data) < len(body) else plain
         if variant is not plain:
             resource.memory += len(data) + OVERHEAD
@@ -261,6 +257,12 @@ class Files:
                 return variant
         resource.coded[token] = variant
         return variant
+
+    @staticmethod
+    def _compressed(token: str, level: int, body: bytes) -> bytes:
+        if costly(token, level, len(body)):
+            return iothreads.run(compress, token, level, body)
+        return compress(token, level, body)
 
     # -- the response
 
@@ -303,8 +305,15 @@ class Files:
     def _listing(self, request: Request, directory: Directory) -> Response:
         path = request.path
         parent = path != self._prefix + "/"
-        body = _listing.page(path, directory.entries, more=directory.more, parent=parent)
+        body = iothreads.run(_listing.page, path, directory.entries, more=directory.more, parent=parent)
         headers = [("Content-Type", "text/html; charset=utf-8"), ("Cache-Control", "no-cache")]
+        compression = self._forms.compression
+        if compression is not None and self._forms.encodable("text/html", len(body)):
+            headers.append(("Vary", "Accept-Encoding"))
+            token = negotiate(request.environ.get("HTTP_ACCEPT_ENCODING"), tokens(compression))
+            if token:
+                body = self._compressed(token, compression.level, body)
+                headers.append(("Content-Encoding", token))
         return Response(OK, headers, body)
 
 

@@ -20,7 +20,7 @@ from acme_wsgi.compression import compress
 from acme_wsgi.config.schema.content import Compression, Etag, Mmap, Precompressed, Static
 from acme_wsgi.errors import HTTPError
 from acme_wsgi.files.changes import Changes
-from acme_wsgi.handlers import Context, _contents, _digesting, static
+from acme_wsgi.handlers import Context, _contents, _digesting, _lookup, static
 from acme_wsgi.handlers._lookup import Lookup
 from acme_wsgi.http.writer import DIRECT, MAPPING, READ, SENDFILE, FileBody, Parts
 
@@ -32,7 +32,7 @@ OLD = 1_000_000_000
 @pytest.fixture(autouse=True)
 def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a loop: I/O threads' work is done at once, and nobody tells of changes."""
-    monkeypatch.setattr(iothreads, "run", lambda function, *args: function(*args))
+    monkeypatch.setattr(iothreads, "run", lambda function, *args, **named: function(*args, **named))
     monkeypatch.setattr(Changes, "watch", lambda *args: None)
 
 
@@ -185,6 +185,22 @@ def test_a_listing(root: Path) -> None:
     (root / "index.html").unlink()
     page = get(handler, "/").body.decode()
     assert ".secret" not in page and "../" not in page
+
+
+def test_a_long_listing_is_compressed(root: Path) -> None:
+    for number in range(100):
+        (root / f"plain/{number}").touch()
+    handler = site(root, where={"directory_listing": True}, compression=Compression())
+    plain = get(handler, "/plain/")
+    got = get(handler, "/plain/", accept_encoding="gzip")
+    assert (plain.fields["vary"], got.fields["content-encoding"]) == ("Accept-Encoding", "gzip")
+    assert gzip.decompress(got.body) == plain.body
+
+
+def test_a_listing_has_an_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_lookup, "MOST_LISTED", 2)
+    page = get(site(root, where={"directory_listing": True}), "/plain/").body.decode()
+    assert page.count("<a href") == 3 and "more files" in page
 
 
 def test_only_these_extensions(root: Path) -> None:
