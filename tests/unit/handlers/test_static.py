@@ -8,97 +8,17 @@ import os
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import brotli
 import pytest
-from fakes import FakeRequest
+from static_site import LARGE, OLD, TEXT, get, refused, site
 
-from acme_wsgi import iothreads
 from acme_wsgi.compression import compress
 from acme_wsgi.config.schema.content import Compression, Etag, Mmap, Precompressed, Static
-from acme_wsgi.errors import HTTPError
-from acme_wsgi.files.changes import Changes
-from acme_wsgi.handlers import Context, _contents, _digesting, _lookup, static
+from acme_wsgi.handlers import _contents, _digesting, _lookup, static
 from acme_wsgi.handlers._lookup import Lookup
-from acme_wsgi.http.writer import DIRECT, MAPPING, READ, SENDFILE, FileBody, Parts
-
-TEXT = "".join(f"line {number}\n" for number in range(300))
-LARGE = bytes(range(256)) * 400
-OLD = 1_000_000_000
-
-
-@pytest.fixture(autouse=True)
-def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a loop: I/O threads' work is done at once, and nobody tells of changes."""
-    monkeypatch.setattr(iothreads, "run", lambda function, *args, **named: function(*args, **named))
-    monkeypatch.setattr(Changes, "watch", lambda *args: None)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    files: dict[str, str | bytes] = {
-        "index.html": "<p>home",
-        "page.html": TEXT,
-        "app.js": "x = 1;\n" * 300,
-        "large.bin": LARGE,
-        "docs/index.html": "<p>docs",
-        "plain/note.txt": "a note",
-        "plain/<b>&.txt": "odd",
-        "plain/sub/deep.txt": "deep",
-        ".secret": "no",
-    }
-    for name, content in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        os.utime(path, (OLD, OLD))
-    return tmp_path
-
-
-def site(root: Path, *, prefix: str | None = "", where: dict[str, Any] | None = None, **named: Any) -> Any:
-    route: Any = SimpleNamespace(
-        root=str(root),
-        index=("index.html",),
-        try_files=(),
-        directory_listing=False,
-        extensions=(),
-        cache_control=None,
-    )
-    for name, value in (where or {}).items():
-        setattr(route, name, value)
-    context = Context("route /x", lambda spec: None, frozenset(), prefix, **named)
-    return static.build(route, context)
-
-
-class Got:
-    """A response with its body read."""
-
-    def __init__(self, response: Any) -> None:
-        self.response = response
-        self.status = int(response.status.split()[0])
-        self.fields = {name.lower(): value for name, value in response.headers}
-        assert len(self.fields) == len(list(response.headers)), "a field stands there twice"
-        pieces = response.body.pieces if isinstance(response.body, Parts) else [response.body]
-        self.body = b"".join(map(_bytes, pieces))
-
-
-def _bytes(piece: bytes | FileBody) -> bytes:
-    if isinstance(piece, bytes):
-        return piece
-    return os.pread(piece.file.fileno(), piece.count, piece.offset)
-
-
-def get(handler: Any, path: str, *, method: str = "GET", query: str = "", **fields: str) -> Got:
-    environ = {f"HTTP_{name.upper()}": value for name, value in fields.items()}
-    return Got(handler(FakeRequest(path, method, query=query, **environ)))
-
-
-def refused(handler: Any, path: str, **named: Any) -> HTTPError:
-    with pytest.raises(HTTPError) as caught:
-        get(handler, path, **named)
-    return caught.value
+from acme_wsgi.http.writer import DIRECT, MAPPING, READ, SENDFILE
 
 
 def test_a_file(root: Path) -> None:

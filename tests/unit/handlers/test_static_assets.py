@@ -1,0 +1,81 @@
+"""What the asset pipeline has made, as static routes serve it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from static_site import TEXT, get, refused, site
+
+from acme_wsgi.assets import Asset
+from acme_wsgi.config.schema.content import Compression
+
+
+class Pipeline:
+    """Stands in for the mounted assets: URL -> Asset."""
+
+    def __init__(self, **assets: Asset) -> None:
+        self.assets = {f"/s/{name.replace('_', '.')}": asset for name, asset in assets.items()}
+        self.generation = 0
+        self.callbacks: list[Any] = []
+
+    def find(self, path: str) -> Asset | None:
+        return self.assets.get(path)
+
+    def on_change(self, callback: Any) -> None:
+        self.callbacks.append(callback)
+
+
+def with_assets(root: Path, pipeline: Any) -> Any:
+    where = {"cache_control": "no-cache"}
+    return site(root, prefix="/s", assets=pipeline, compression=Compression(), where=where)
+
+
+def test_a_made_file_goes_before_the_original(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "object").write_text("x=1;" * 500)
+    (cache / "packed").write_bytes(b"packed by the pipeline")
+    source = str(root.resolve() / "app.js")
+    made = Asset(str(cache / "object"), tag="cafe", coded={"br": str(cache / "packed")}, source=(source,))
+    immutable = dataclasses.replace(made, immutable=True)
+    handler = with_assets(root, Pipeline(app_js=made, v_js=immutable, other_js=Asset(None, gone=True)))
+    got = get(handler, "/s/app.js")
+    assert got.body == b"x=1;" * 500
+    assert got.fields["etag"] == '"cafe"'
+    assert got.fields["last-modified"] == "Sun, 09 Sep 2001 01:46:40 GMT"
+    assert got.fields["cache-control"] == "no-cache"
+    got = get(handler, "/s/v.js", accept_encoding="br")
+    assert (got.body, got.fields["etag"]) == (b"packed by the pipeline", '"cafe-br"')
+    assert got.fields["cache-control"] == "public, max-age=31536000, immutable"
+    # The tag names what was packed, not the packing: a part of one can't complete another.
+    part = {"range": "bytes=0-1", "if_range": '"cafe-br"'}
+    assert get(handler, "/s/v.js", accept_encoding="br", **part).status == 200
+    assert refused(handler, "/s/other.js").status == 404
+    assert get(handler, "/s/page.html").body == TEXT.encode()
+
+
+def test_the_original_is_served_when_it_is_newer(root: Path) -> None:
+    path = root.resolve() / "app.js"
+    found = path.stat()
+    stamp = found.st_size, found.st_mtime_ns
+    known = Asset(str(path), immutable=True, tag="cafe", source=(str(path),), stamp=stamp)
+    got = get(with_assets(root, Pipeline(app_js=known)), "/s/app.js")
+    assert (got.fields["etag"], "immutable" in got.fields["cache-control"]) == ('"cafe"', True)
+    older = dataclasses.replace(known, stamp=(1, 1))
+    got = get(with_assets(root, Pipeline(app_js=older)), "/s/app.js")
+    assert got.fields["etag"] == f'"{hashlib.md5(path.read_bytes()).hexdigest()}"'
+    assert got.fields["cache-control"] == "no-cache"
+
+
+def test_a_change_of_the_assets_empties_the_table(root: Path) -> None:
+    pipeline = Pipeline()
+    handler = with_assets(root, pipeline)
+    get(handler, "/s/page.html")
+    pipeline.assets["/s/page.html"] = Asset(None, gone=True)
+    assert get(handler, "/s/page.html").status == 200
+    for callback in pipeline.callbacks:
+        callback()
+    assert refused(handler, "/s/page.html").status == 404
