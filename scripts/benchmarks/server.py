@@ -137,14 +137,12 @@ class Reply:
     body: bytes
 
 
-def ask(
-    server: Server, path: str = "/", headers: Mapping[str, str] | None = None, method: str = "GET"
-) -> Reply:
+def ask(server: Server, path: str = "/", headers: Mapping[str, str] | None = None) -> Reply:
     """One request on its own connection. Raises OSError, HTTPException."""
     connection = http.client.HTTPConnection(server.connect, server.launch.port, timeout=5)
     try:
         # With a field of its own http.client would say that it accepts no coding.
-        connection.putrequest(method, path, skip_accept_encoding=True)
+        connection.putrequest("GET", path, skip_accept_encoding=True)
         for name, value in {**(headers or {}), "Connection": "close"}.items():
             connection.putheader(name, value)
         connection.endheaders()

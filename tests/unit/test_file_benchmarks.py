@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
+import select
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,9 +42,9 @@ from scripts.benchmarks.processes import ProcessTree
 from scripts.benchmarks.scenarios import ScenarioFailed
 from scripts.benchmarks.scenarios.base import Context, Cost, medians
 from scripts.benchmarks.scenarios.compress import DYNAMIC, at_same_size, entries
-from scripts.benchmarks.scenarios.entries import Entry, Sample, await_tag, in_full, what_is_wrong
+from scripts.benchmarks.scenarios.entries import Entry, Sample, await_rest, in_full, what_is_wrong
 from scripts.benchmarks.scenarios.static import WAYS, _large_table, _small_table, _some_of
-from scripts.benchmarks.server import Reply, Server
+from scripts.benchmarks.server import Reply
 
 SIZE = 3 << 20
 
@@ -154,17 +156,15 @@ def test_answers_that_did_not_come_in_full_are_seen() -> None:
 
 
 @contextmanager
-def sending(
-    *answers: bytes, pieces: int = 70_001, by_connection: bool = False
-) -> Iterator[tuple[str, int]]:
+def sending(*answers: bytes, pieces: int = 70_001) -> Iterator[tuple[str, int]]:
     """A server whose connections get these answers in turn, in pieces, the last one again and again.
 
-    An empty one ends the connection. `by_connection`: the first answer for the first connection, and so on.
+    An empty one ends the connection.
     """
-    connections = 0
 
-    def serve(client: socket.socket, number: int) -> None:
+    def serve(client: socket.socket) -> None:
         with client:
+            number = 0
             try:
                 while client.recv(4096):
                     answer = answers[min(number, len(answers) - 1)]
@@ -177,15 +177,12 @@ def sending(
                 return
 
     def accept() -> None:
-        nonlocal connections
         while True:
             try:
                 client, _ = listener.accept()
             except OSError:
                 return
-            number = connections if by_connection else 0
-            connections += 1
-            threading.Thread(target=serve, args=(client, number), daemon=True).start()
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
 
     listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=accept, daemon=True).start()
@@ -249,20 +246,40 @@ def test_a_file_is_compared_byte_by_byte(directory: Directory) -> None:
         compare(address, "/large.mp4", file)
 
 
-def test_the_load_waits_for_the_tag_of_a_large_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    untagged = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\n"
-    tagged = untagged.replace(b"Connection", b'ETag: "x"\r\nConnection')
-    with sending(untagged, tagged, by_connection=True) as address:
-        await_tag(standing_at(address), "/large.mp4")
-    monkeypatch.setattr("scripts.benchmarks.scenarios.entries._TAG_PATIENCE", 0.2)
-    with sending(untagged, by_connection=True) as address, pytest.raises(ScenarioFailed, match="no ETag"):
-        await_tag(standing_at(address), "/large.mp4")
+_BURN = """
+import sys, time
+print("begun", flush=True)
+while time.process_time() < float(sys.argv[1]):
+    pass
+print("done", flush=True)
+time.sleep(60)
+"""
 
 
-def standing_at(address: tuple[str, int]) -> Server:
-    """A server that somebody else runs."""
-    launch = Launch(Path("/"), address[0], address[1], "files")
-    return Server(PEERS["acme"], launch, ProcessTree(os.getpid()))
+@contextmanager
+def burning(seconds: float) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that uses so much CPU time, says that it is done, and then does nothing."""
+    command = [sys.executable, "-c", _BURN, str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"begun\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_load_waits_until_the_server_is_at_rest() -> None:
+    with burning(0.5) as process:
+        await_rest(ProcessTree(process.pid))
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], 0)[0]  # it is done
+
+
+def test_a_server_that_never_rests_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.benchmarks.scenarios.entries._REST_PATIENCE", 0.5)
+    with burning(60) as process, pytest.raises(ScenarioFailed, match="busy"):
+        await_rest(ProcessTree(process.pid))
 
 
 # -- what the tables say

@@ -19,12 +19,14 @@ from ..documents import unnumbered
 from ..drain import compare, drain
 from ..load import Load, wrk
 from ..peers import Coding, Peer, Site
+from ..processes import ProcessTree
 from ..report import Value
 from ..server import Reply, Server, ask, running
 from .base import Context, Cost, Meter, ScenarioFailed, progress
 
 _ASKED = 4  # before the load: the second answer and those after it may come from a cache
-_TAG_PATIENCE = 60.0  # seconds
+_REST, _IDLE = 0.3, 0.05  # seconds in which a server at rest uses at most this share of a core
+_REST_PATIENCE = 60.0
 _SLACK = 0.98  # of the bytes that are due; documents with other numbers in them compress a little differently
 
 
@@ -90,8 +92,10 @@ def _measure(context: Context, peer: Peer, *, entry: Entry, root: Path) -> Sampl
         sections=entry.sections,
     ) as server:
         size = check(server, entry)
+        await_rest(server.tree)
         load = _load(context, server, entry)
         load(seconds=options.warm_up)
+        await_rest(server.tree)
         meter = Meter(server, context.cores)
         cost = meter.cost(load(seconds=options.seconds))
     in_full(cost.load, size)
@@ -114,35 +118,33 @@ def check(server: Server, entry: Entry) -> float:
     """Ask a few times; the mean size of the bodies as they came. Raises ScenarioFailed when one is wrong."""
     if entry.large:
         compare((server.connect, server.launch.port), entry.path, entry.file)
-        await_tag(server, entry.path)
         return entry.file.stat().st_size
     document = entry.file.read_bytes()
     sizes: list[int] = []
     for number in range(_ASKED):
-        reply = _ask(server, entry.path, entry.headers)
+        try:
+            reply = ask(server, entry.path, entry.headers)
+        except (OSError, http.client.HTTPException) as error:
+            raise ScenarioFailed(f"request {number + 1}: {error!r}") from error
         if wrong := what_is_wrong(reply, entry.expected, document):
             raise ScenarioFailed(f"answer {number + 1}: {wrong}")
         sizes.append(len(reply.body))
     return sum(sizes) / len(sizes)
 
 
-def await_tag(server: Server, path: str) -> None:
-    """Return once answers have an ETag. Raises ScenarioFailed when they have none after `_TAG_PATIENCE`.
+def await_rest(tree: ProcessTree) -> None:
+    """Return once the server does nothing. Raises ScenarioFailed when it goes on for `_REST_PATIENCE`.
 
-    A server that makes it from the content reads a large file for it, once, while it answers without.
+    The first request for a file may have begun work that nobody waits for, as hashing all of it for the ETag.
     """
-    deadline = time.monotonic() + _TAG_PATIENCE
-    while "etag" not in _ask(server, path, {}, "HEAD").headers:
-        if time.monotonic() > deadline:
-            raise ScenarioFailed(f"{path} has no ETag after {_TAG_PATIENCE:.0f} s")
-        time.sleep(0.1)
-
-
-def _ask(server: Server, path: str, headers: Mapping[str, str], method: str = "GET") -> Reply:
-    try:
-        return ask(server, path, headers, method)
-    except (OSError, http.client.HTTPException) as error:
-        raise ScenarioFailed(f"{method} {path}: {error!r}") from error
+    deadline = time.monotonic() + _REST_PATIENCE
+    used = tree.cpu_seconds()
+    while time.monotonic() < deadline:
+        time.sleep(_REST)
+        before, used = used, tree.cpu_seconds()
+        if used - before <= _REST * _IDLE:
+            return
+    raise ScenarioFailed(f"busy without a request for {_REST_PATIENCE:.0f} s")
 
 
 def what_is_wrong(reply: Reply, coding: str, document: bytes) -> str | None:
