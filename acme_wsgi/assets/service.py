@@ -175,6 +175,8 @@ class Assets:
         began = time.monotonic()
         state = build.build(self.plan, self.home, previous, found, say, seconds)
         self.publish(state)
+        if previous is not None and previous.entries == state.entries:
+            return state  # files that were read again, and are the same
         later = f"; {state.pending} pages come later" if state.pending else ""
         made = sum(1 for entry in state.entries if entry.made)
         say(
@@ -196,6 +198,9 @@ class Assets:
             return False
         state = self.load_state()
         if state is None:
+            return False
+        if self._mark is not None and state.entries == self.state.entries:
+            self.state, self._mark = state, mark
             return False
         # Several threads may do so at once. Should the older state win, the next look sets it right.
         self.state, self._table, self._mark = state, Table.of(state, self.home), mark

@@ -256,10 +256,15 @@ def redirect_target(text: str) -> None:
 
 
 def versioned_pattern(text: str) -> None:
-    """A URL path with ``{file}``, ``{hash}`` and ``{ext}``, each once."""
+    """A URL path with ``{file}``, ``{hash}`` and ``{ext}``, each once, and in its last part.
+
+    Were the hash a directory, relative references in a file would point elsewhere.
+    """
     url_path(text)
     if any(text.count(part) != 1 for part in ("{file}", "{hash}", "{ext}")):
         raise ValueError("a path with {file}, {hash} and {ext}, each once")
+    if "/" in text[text.index("{") :]:
+        raise ValueError("a path with {file}, {hash} and {ext} in its last part")
 
 
 def cron(text: str) -> None:

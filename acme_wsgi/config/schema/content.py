@@ -114,6 +114,6 @@ class Static:
     conditional_requests: bool = key(
         True, "obey If-None-Match, If-Match, If-Modified-Since, If-Unmodified-Since and If-Range"
     )
-    concatenation: Concatenation = key(Concatenation(), "several files served as one", built=False)
-    minification: Minification = key(Minification(), "smaller text files", built=False)
-    versioning: Versioning = key(Versioning(), "URLs that change with the content", built=False)
+    concatenation: Concatenation = key(Concatenation(), "several files served as one")
+    minification: Minification = key(Minification(), "smaller text files")
+    versioning: Versioning = key(Versioning(), "URLs that change with the content")
