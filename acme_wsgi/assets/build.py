@@ -74,8 +74,8 @@ class Node:
 
 
 def changed(state: State, found: tree.Tree) -> bool:
-    """Whether there is something to build: pages that have to wait, or files that are other ones by now."""
-    return bool(state.pending) or found.roots != state.roots or found.stamps() != {
+    """Whether files are other ones than those that the state was built from."""
+    return found.roots != state.roots or found.stamps() != {
         path: stamp for path, (stamp, _) in state.known.items()
     }
 
@@ -85,8 +85,8 @@ def build(
 ) -> State:
     """Build everything; what `previous` holds of the same files is taken from there.
 
-    :param seconds: how long pages may take. Nothing depends on them: those that are left over stay as they are,
-        and the state says how many there are
+    :param seconds: how long pages may take. Nothing depends on them: those that are left over stay as they
+        are, and the state says how many there are
     """
     return _Build(plan, home, previous or State(), found, say, seconds).run()
 

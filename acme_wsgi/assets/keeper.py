@@ -33,8 +33,8 @@ BEST = {"br": 11, "gzip": 9}
 WORTH = 0.95
 """A compressed form is kept if it has at most this part of the size."""
 
-PAGES = 1.0
-"""Seconds that pages may take at a time; a pause as long follows."""
+PAGES = 3.0
+"""Seconds that pages may take at a time; a pause follows that is as long as all the building took."""
 
 _SWITCH = 0.0005  # seconds that the thread which builds may keep the loop waiting for the interpreter
 _TICK = 1.0  # seconds between two looks of a worker at the state
@@ -139,10 +139,10 @@ class Keeper:
             self._compressing = gevent.spawn(self._compress_in_background)
 
     def _look(self, said: list[str]) -> State | None:
-        """Build if sources have changed; returns what was built."""
+        """Build if sources have changed or pages have had to wait; returns what was built."""
         assets = self.assets
         found = tree.look(assets.plan.sites)
-        if not build.changed(assets.state, found):
+        if not assets.state.pending and not build.changed(assets.state, found):
             return None
         usual = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH)

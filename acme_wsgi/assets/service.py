@@ -19,7 +19,7 @@ from acme_wsgi.assets.plan import Plan
 from acme_wsgi.assets.records import Asset, Entry, Key, State
 from acme_wsgi.assets.sites import Mount
 
-BOOT = 5.0
+BOOT = 3.0
 """Seconds that pages may take before a worker is ready. The others come later, and are served as they are."""
 
 _TOLD = 1000  # paths that asset_url remembers to have complained of
