@@ -22,7 +22,7 @@ CONDITIONS = (
 )
 """The environ's names of the fields that `judge` looks at; If-Range counts only where there is a Range."""
 
-# The three forms of RFC 9110 5.6.7. Several dates or other zones are no HTTP-date, whatever mail makes of them.
+# The three forms of RFC 9110 5.6.7; several dates or other zones are none, whatever mail makes of them.
 _DATE = re.compile(
     r"(?:[A-Za-z]{3,9}, [0-9]{1,2}[ -][A-Za-z]{3}[ -](?:[0-9]{4}|[0-9]{2}) [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
     r"|[A-Za-z]{3} [A-Za-z]{3} [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2} [0-9]{4})\Z"
