@@ -137,6 +137,7 @@ def _compile_route(
         static=config.static,
         compression=_compression(config, route),
         assets=assets.mounted(number) if assets is not None else None,
+        static_routes=sum(each.type == "static" for each in config.routes),
     )
     build: Build = importlib.import_module(HANDLERS[route.type]).build
     handler = build(route, context)

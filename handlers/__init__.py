@@ -100,6 +100,7 @@ class Context:
     :ivar prefix: of a prefix route `/a/*` the "/a" (latin-1 bytes as text, as paths are), else None
     :ivar assets: of a static route: what its files are made into, if anything is
     :ivar compression: what holds for the route; None: nothing is compressed
+    :ivar static_routes: how many static routes there are; they share what a worker may remember of files
     """
 
     where: str
@@ -109,3 +110,4 @@ class Context:
     static: Static = field(default_factory=Static)
     compression: Compression | None = None
     assets: Mounted | None = None
+    static_routes: int = 1

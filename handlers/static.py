@@ -19,7 +19,7 @@ from acme_wsgi import iothreads
 from acme_wsgi.compression import compress, costly, negotiate, tokens
 from acme_wsgi.errors import HTTPError
 from acme_wsgi.files.beneath import Beneath
-from acme_wsgi.files.cache import FileTable
+from acme_wsgi.files.cache import FileTable, own_share
 from acme_wsgi.files.changes import Changes
 from acme_wsgi.files.media import is_text
 from acme_wsgi.handlers import _contents, _listing
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from acme_wsgi.handlers import Context, Handler, Request
 
 OK = "200 OK"
+MOST_PATHS = 10_000
+"""Paths that all static routes of a worker remember together, and the bytes of contents they keep."""
+MEMORY = 64 << 20
 _TRIES = 3
 _LONGEST_REMEMBERED = 128
 _PATH_SAFE = "/!$&'()*+,;=~:@"
@@ -73,10 +76,19 @@ def build(route: Route, context: Context) -> Handler:
         prefix=context.prefix or "",
         assets=context.assets,
     )
-    table = FileTable(lookup.beneath, _changes())
+    table = FileTable(lookup.beneath, _changes(), **_bounds(context.static_routes))
     forms = Forms(context.static, compression, route.cache_control)
     files = Files(lookup, table, forms, context.prefix or "", context.assets)
     return make_front(files.table, files.answer)
+
+
+def _bounds(routes: int) -> dict[str, int]:
+    """A route's part of what all tables of a worker may hold."""
+    return {
+        "entries": max(MOST_PATHS // routes, 100),
+        "memory": MEMORY // routes,
+        "descriptors": own_share() // routes,
+    }
 
 
 @functools.cache

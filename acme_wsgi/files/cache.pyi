@@ -7,6 +7,8 @@ from acme_wsgi.files.openfile import OpenFile
 
 OVERHEAD: int
 
+def own_share() -> int: ...
+
 class FileTable:
     def __init__(
         self,

@@ -52,8 +52,7 @@ cdef class Entry:
 cdef class FileTable:
     """Values by path, for files below `root` (a Beneath), told of changes by `changes` (a Changes).
 
-    `entries`, `memory` (bytes) and `descriptors` are its bounds; no `descriptors` means a quarter of the process'
-    limit. `interval`, in seconds: how long a value is valid whose files nobody watches, and how often the
+    `entries`, `memory` (bytes) and `descriptors` are its bounds; no `descriptors` means `own_share`. `interval`, in seconds: how long a value is valid whose files nobody watches, and how often the
     root is looked up.
     """
 
@@ -225,7 +224,7 @@ cdef class FileTable:
 
 
 def own_share():
-    """How many descriptors a table may hold if nobody says: a quarter of what the process may have."""
+    """How many descriptors all tables of a worker may hold: a quarter of what the process may have."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 1 << 20 if limit == resource.RLIM_INFINITY else limit // 4
 

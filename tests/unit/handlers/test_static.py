@@ -15,8 +15,10 @@ import pytest
 from static_site import LARGE, OLD, TEXT, get, refused, site
 
 from acme_wsgi.compression import compress
+from acme_wsgi.config import Route
 from acme_wsgi.config.schema.content import Compression, Etag, Mmap, Precompressed, Static
-from acme_wsgi.handlers import _contents, _digesting, _lookup, static
+from acme_wsgi.files.cache import FileTable
+from acme_wsgi.handlers import Context, _contents, _digesting, _lookup, static
 from acme_wsgi.handlers._lookup import Lookup
 from acme_wsgi.http.writer import DIRECT, MAPPING, READ, SENDFILE
 
@@ -380,3 +382,19 @@ def test_no_descriptors_left(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Lookup, "find", fail)
     error = refused(handler, "/page.html")
     assert (error.status, error.headers) == (503, (("Retry-After", "1"),))
+
+
+def test_static_routes_share_what_a_worker_may_hold(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: list[FileTable] = []
+
+    def make(*args: Any, **named: Any) -> FileTable:
+        tables.append(FileTable(*args, **named))
+        return tables[-1]
+
+    monkeypatch.setattr(static, "FileTable", make)
+    route = Route(path="/*", type="static", root=str(root))
+    for routes in (1, 4):
+        static.build(route, Context(where="route /*", load=str, prefix="", static_routes=routes))
+    one, four = tables
+    for bound in ("max_entries", "max_memory", "max_descriptors"):
+        assert 0 < getattr(four, bound) <= getattr(one, bound) // 4
