@@ -335,6 +335,7 @@ class _Build:
     def _make_pages(self, nodes: list[Node]) -> None:
         until = time.monotonic() + self.seconds
         for node in nodes:
+            self._carry(_small_recipe(node))
             if not node.found:
                 if time.monotonic() >= until:
                     self.state.pending += 1
@@ -364,8 +365,11 @@ class _Build:
         if not (renames or node.bundled or self._minifies(node.kind)):
             return
         extension = "." + node.url.rpartition(".")[2]
+        page = self._small_page(node) if node.kind == "html" and self._minifies("html") else ""
         recipe = self._recipe(node, renames)
-        node.made = self._cached(recipe, lambda: self._transformed(node, renames), extension, node.sources)
+        node.made = self._cached(
+            recipe, lambda: self._transformed(node, renames, page), extension, node.sources
+        )
         if node.made:
             node.content = hashlib.sha256(node.made.encode()).hexdigest()
 
@@ -379,7 +383,33 @@ class _Build:
         """Whether it was made before."""
         return _key(self._recipe(node, renames)) in self.previous.made
 
-    def _transformed(self, node: Node, renames: dict[str, str]) -> str | None:
+    def _small_page(self, node: Node) -> str:
+        """The object of a page that is minified and not yet rewritten, "" if it can't be.
+
+        A changed style sheet gives all pages that use it a new name for it, and nothing else.
+        """
+
+        def small() -> str | None:
+            text = node.text()
+            made = self._small(node, text)
+            return made if made != text else None
+
+        return self._cached(_small_recipe(node), small, ".html", node.sources)
+
+    def _carry(self, recipe: list[Any]) -> None:
+        """Remember what was made, even if nobody asks for it this time."""
+        key = _key(recipe)
+        if key in self.previous.made:
+            self.state.made[key] = self.previous.made[key]
+
+    def _transformed(self, node: Node, renames: dict[str, str], page: str) -> str | None:
+        """What is served in a node's place, None for the file itself.
+
+        :param page: the object of a page that is minified already
+        """
+        if node.kind == "html":
+            text = self.home.read(page).decode("latin-1") if page else node.text()
+            return pages.rewrite(text, _changer(renames)) if renames else (text if page else None)
         text = node.text()
         if not node.bundled and _has_source_map(node.kind, text):
             return None
@@ -388,11 +418,7 @@ class _Build:
         small = text if node.bundled else self._small(node, text)
         if not renames:
             return small if small != text or node.bundled else None
-
-        def change(each: css.Reference) -> str | None:
-            return renames.get(each.text) if each.clear else None
-
-        return css.rewrite(small, change) if node.kind == "css" else pages.rewrite(small, change)
+        return css.rewrite(small, _changer(renames))
 
     def _small(self, node: Node, text: str) -> str:
         """Minified, if that is wanted and can be done."""
@@ -480,6 +506,14 @@ def manifest(entries: Iterable[Entry]) -> bytes:
 
 def _key(recipe: list[Any]) -> str:
     return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:40]
+
+
+def _small_recipe(node: Node) -> list[Any]:
+    return ["page", node.digest]
+
+
+def _changer(renames: dict[str, str]) -> Callable[[css.Reference], str | None]:
+    return lambda each: renames.get(each.text) if each.clear else None
 
 
 def _kind(url: str) -> str:

@@ -149,7 +149,7 @@ def _kept(piece: pages.Piece) -> str:
 def _hidden(text: str, *, shorten: bool) -> str:
     if shorten:
         text = _BLANK.sub(lambda match: "\n" if "\n" in match[0] else " ", text)
-    return text.translate(_HIDING)
+    return text.translate(_HIDING) if _BLANK.search(text) else text
 
 
 def _revealed(text: str) -> str:

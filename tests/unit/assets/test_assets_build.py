@@ -218,6 +218,19 @@ def test_nothing_is_made_twice(make: Any, monkeypatch: pytest.MonkeyPatch) -> No
     assert made == ["a { b : new }"]
 
 
+def test_a_page_is_made_small_once(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = make(minify=True)
+    site.write("a.css", "a { b : c }")
+    site.write("i.html", "<link  rel=stylesheet  href='a.css'>\n\n<p>b</p>")
+    first = content(site.assets(), "/static/i.html")
+    monkeypatch.setattr(minify, "minify_html", None)  # isn't called
+    site.write("a.css", "a { b : d }")
+    assets = site.assets()
+    second = content(assets, "/static/i.html")
+    assert second != first and versioned(assets, "/static/a.css")[8:] in second
+    assert "\n\n" not in second
+
+
 def test_a_lost_object_is_made_again(make: Any) -> None:
     site = make(minify=True)
     site.write("a.css", "a { b : c }")
