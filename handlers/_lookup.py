@@ -172,13 +172,18 @@ class Lookup:
             if asset.stamp != (found.file.size, found.file.mtime_ns):
                 return found  # newer than what the pipeline knows
             return replace(
-                found, tag=asset.tag, immutable=asset.immutable, media_type=asset.media_type
+                found,
+                coded={**self._packed(asset), **found.coded},  # what lies beside the file goes before ours
+                tag=asset.tag,
+                immutable=asset.immutable,
+                media_type=asset.media_type,
             )
-        file = _open_made(asset.path)
-        coded = {
-            token: _open_made(path) for token, path in asset.coded.items() if token in self._siblings
-        }
+        file, coded = _open_made(asset.path), self._packed(asset)
         return Found(name, file, coded, asset.tag, asset.immutable, asset.media_type, newest)
+
+    def _packed(self, asset: Asset) -> dict[str, OpenFile]:
+        """The compressed forms that the pipeline has ready, as far as this route sends such files."""
+        return {token: _open_made(path) for token, path in asset.coded.items() if token in self._siblings}
 
     def _sources(self, asset: Asset, depends: Depends) -> int | None:
         """Note what an asset was made from; when the newest of it was changed."""

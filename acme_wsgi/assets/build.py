@@ -334,7 +334,7 @@ class _Build:
 
     def _make_pages(self, nodes: list[Node]) -> None:
         until = time.monotonic() + self.seconds
-        for node in nodes:
+        for node in sorted(nodes, key=lambda node: node.size):  # a huge one doesn't keep many waiting
             self._carry(_small_recipe(node))
             if not node.found:
                 if time.monotonic() >= until:

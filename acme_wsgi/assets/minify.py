@@ -20,7 +20,8 @@ _PACKAGES = ("rcssmin", "rjsmin", "minify-html")
 _HIDDEN = {" ": "\ue010", "\n": "\ue011", "\t": "\ue012", "\r": "\ue013", "\f": "\ue014"}
 _HIDING = str.maketrans(_HIDDEN)
 _KEPT = "\ue015"  # in front of an attribute's name
-_SHOWING = str.maketrans({_KEPT: ""} | {hidden: shown for shown, hidden in _HIDDEN.items()})
+_EMPTY = "\ue016"  # behind it, in place of a value that is empty
+_SHOWING = str.maketrans({_KEPT: "", _EMPTY: '=""'} | {hidden: shown for shown, hidden in _HIDDEN.items()})
 _BLANK = re.compile(r"[ \t\r\n\f]+")
 _KEEPS_SPACE = {"pre", "textarea", "listing", "xmp", "plaintext", "code", "samp", "kbd", "tt", "svg", "math"}
 _VISIBLE_SPACE = re.compile(r"white-space(?:-collapse)?\s*:\s*(?:pre|break-spaces|preserve)", re.IGNORECASE)
@@ -93,7 +94,7 @@ def _decoded(text: str) -> str:
         page = text.encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:
         raise Suspicious("it isn't UTF-8") from None
-    ours = (_KEPT, *_HIDDEN.values())
+    ours = (_KEPT, _EMPTY, *_HIDDEN.values())
     if page.startswith("\ufeff") or "\0" in page or any(char in page for char in ours):
         raise Suspicious("it holds characters that pages don't")
     return page
@@ -143,6 +144,10 @@ def _kept(piece: pages.Piece) -> str:
             at = attribute.at - piece.start
             parts += [piece.text[done:at], _KEPT]
             done = at
+            if attribute.quote and not attribute.value:
+                # Without it `href=""` would become `href`: the same to browsers, not to every crawler.
+                done = attribute.start - piece.start + 1
+                parts += [piece.text[at : at + len(attribute.name)], _EMPTY]
     return "".join([*parts, piece.text[done:]])
 
 

@@ -69,6 +69,8 @@ def test_only_the_reference_changes() -> None:
         ("<!-- a --><form method=get></form>", "<!-- a --><form method=get></form>"),
         ("<style>p{white-space:pre}</style><p>a  b</p>", "<style>p{white-space:pre}</style><p>a  b</p>"),
         ("<script> a  =  b </script>", "<script>a  =  b</script>"),
+        ("<a href=''>a</a><img alt=\"\" src=x>", '<a href="">a</a><img alt="" src=x>'),
+        ("<input disabled='' value=''><p a b>", '<input disabled value=""><p a b>'),
     ],
 )  # fmt: skip
 def test_minified(before: str, after: str) -> None:

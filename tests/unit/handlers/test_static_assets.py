@@ -57,13 +57,20 @@ def test_a_made_file_goes_before_the_original(root: Path, tmp_path_factory: pyte
     assert get(handler, "/s/page.html").body == TEXT.encode()
 
 
-def test_the_original_is_served_when_it_is_newer(root: Path) -> None:
+def test_an_original_that_the_pipeline_knows(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It comes with the pipeline's tag and packed forms, but as it is once it is newer."""
     path = root.resolve() / "app.js"
     found = path.stat()
     stamp = found.st_size, found.st_mtime_ns
     known = Asset(str(path), immutable=True, tag="cafe", source=(str(path),), stamp=stamp)
     got = get(with_assets(root, Pipeline(app_js=known)), "/s/app.js")
     assert (got.fields["etag"], "immutable" in got.fields["cache-control"]) == ('"cafe"', True)
+    packed = tmp_path_factory.mktemp("cache") / "packed"
+    packed.write_bytes(b"packed by the pipeline")
+    ready = dataclasses.replace(known, coded={"br": str(packed)})
+    handler = with_assets(root, Pipeline(app_js=ready))
+    got = get(handler, "/s/app.js", accept_encoding="br")
+    assert (got.body, got.fields["etag"]) == (b"packed by the pipeline", '"cafe-br"')
     older = dataclasses.replace(known, stamp=(1, 1))
     got = get(with_assets(root, Pipeline(app_js=older)), "/s/app.js")
     assert got.fields["etag"] == f'"{hashlib.md5(path.read_bytes()).hexdigest()}"'
