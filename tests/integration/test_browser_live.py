@@ -15,11 +15,12 @@ import pytest
 
 from tests import documentation, video
 from tests.browser import Browser, Page, Visit
-from tests.server import Launcher, Server
+from tests.server import Launcher, Server, wait_until
 
 pytestmark = pytest.mark.slow
 
-PIPELINE = {"minification": {"enabled": True}, "versioning": {"enabled": True}}
+PREPARATION = 60.0
+"""Seconds that preparing the pages may take: a server may be ready before it has prepared them all."""
 
 # The start, long pages, each kind of page, pictures, code, tables, a name with spaces.
 PAGES = (
@@ -57,6 +58,18 @@ def serve(acme: Launcher, root: Path, **static: Any) -> Server:
     return acme({"routes": routes, "static": static})
 
 
+def serve_prepared(acme: Launcher, root: Path) -> Server:
+    """Serve the site's PAGES with their assets prepared; all of the pages are."""
+    server = serve(acme, root, minification={"enabled": True}, versioning={"enabled": True})
+
+    def all_prepared() -> bool:
+        pages = (server.get(f"/static/{quote(name)}").text for name in PAGES)
+        return all(re.search(r"_static/cmake-[0-9a-f]{6,}\.css", page) for page in pages)
+
+    wait_until(all_prepared, "every page to refer to versions", PREPARATION)
+    return server
+
+
 def look(browser: Browser, server: Server, name: str) -> tuple[Visit, Any, bytes]:
     """Open a page of the site with an empty cache: what was loaded, what is seen, and a picture of it."""
     with browser.page() as page:
@@ -71,13 +84,14 @@ def test_a_site_looks_and_works_the_same_with_prepared_assets(
     acme: Launcher, browser: Browser, tmp_path: Path
 ) -> None:
     site = documentation.lay_out(tmp_path / "site", PAGES)
-    as_it_is, prepared = serve(acme, site), serve(acme, site, **PIPELINE)
+    as_it_is, prepared = serve(acme, site), serve_prepared(acme, site)
     pictures = set()
     for name in PAGES:
         plain_visit, plain_seen, plain_picture = look(browser, as_it_is, name)
         visit, seen, picture = look(browser, prepared, name)
         assert (plain_visit.problems, visit.problems) == ([], []), name
         assert plain_visit.responses[0].headers["content-encoding"] == "br", name
+        assert len(prepared.get(f"/static/{quote(name)}").body) < (site / name).stat().st_size, name
         assert seen == plain_seen, name
         assert picture == plain_picture, f"{name}: see {keep(tmp_path, plain_picture, picture)}"
         versions = assets(visit)
@@ -110,7 +124,7 @@ def keep(directory: Path, *pictures: bytes) -> list[str]:
 def test_prepared_assets_are_kept_by_the_browser_and_compressed(
     acme: Launcher, browser: Browser, tmp_path: Path
 ) -> None:
-    server = serve(acme, documentation.lay_out(tmp_path / "site", PAGES), **PIPELINE)
+    server = serve_prepared(acme, documentation.lay_out(tmp_path / "site", PAGES))
     with browser.page() as page:
         first = page.goto(f"{server.url}/static/")
         for part in ("/jquery-", "/cmake-", "/basic-"):
