@@ -72,8 +72,8 @@ def mirror(url: str, directory: Path, *options: str) -> Path:
         url,
         cwd=directory,
     )
-    errors = [line for line in done.stderr.splitlines() if "ERROR" in line or "failed" in line]
-    assert done.returncode == 0, f"wget: exit status {done.returncode}: {errors[:20]}"
+    errors = re.findall(r"^(http\S+):\n\S+ \S+ (ERROR .*)$", done.stderr, re.MULTILINE)
+    assert done.returncode == 0, f"wget: exit status {done.returncode}: {errors[:20] or done.stderr[-2000:]}"
     return directory / "static"
 
 
