@@ -7,15 +7,18 @@ wherever the library is the same (a gzip header has no time in it).
 
 from __future__ import annotations
 
+import importlib
 import zlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
 import brotli
 
+deflate: ModuleType
 try:
     # The same format and ratio in little more than half the time.
-    from zlib_ng import zlib_ng as deflate
+    deflate = importlib.import_module("zlib_ng.zlib_ng")
 except ImportError:
     deflate = zlib
 
