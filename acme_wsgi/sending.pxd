@@ -23,7 +23,7 @@ cdef class Sending(Stream):
     cdef Load load               # what an I/O thread does for this response, or None
     cdef Buffer piece            # what it has read and the peer has not taken, or None
     cdef int read_error          # errno of a reading that failed, -1 = the file has ended, 0 = none
-    cdef uint8_t paused          # sending this file had to wait: it may have changed meanwhile
+    cdef uint8_t paused          # this response had to wait: its files may have changed meanwhile
 
     cdef void set_body(self, object body) noexcept
     cdef Sent send_rest(self) except *

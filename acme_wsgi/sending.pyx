@@ -42,7 +42,6 @@ cdef class Sending(Stream):
     cdef void set_body(self, object body) noexcept:
         """`body`, bytes or a FileBody, is next."""
         self.body_rest = body
-        self.paused = False
         self.resident_to = 0
         if type(body) is FileBody:
             self.body_offset = (<FileBody>body).offset
@@ -65,6 +64,7 @@ cdef class Sending(Stream):
             data = <bytes>self.head_rest
             taken = self.try_send(PyBytes_AS_STRING(data), len(data), MSG_MORE if self.body_left or self.more else 0)
             if taken < 0:
+                self.paused = True
                 return NO_ROOM
             self.head_rest = data[taken:] if taken < len(data) else None
         while True:
@@ -78,6 +78,7 @@ cdef class Sending(Stream):
                     return sent
             self.body_rest = None
             if not self.more:
+                self.paused = False
                 return ALL_OUT
             self.set_body(self.more.pop())
 
@@ -249,6 +250,7 @@ cdef class Sending(Stream):
             self.load = None
         self.head_rest = self.body_rest = self.more = self.piece = None
         self.body_left = self.read_error = 0
+        self.paused = False
 
     cdef void close_descriptor(self, bint reset) noexcept:
         Stream.close_descriptor(self, reset)

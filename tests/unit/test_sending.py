@@ -152,6 +152,22 @@ def test_a_file_that_is_rewritten_meanwhile_is_cut_before_its_end(rig: Rig) -> N
 
 
 @in_engine()
+def test_a_file_that_is_rewritten_while_other_parts_leave_is_cut_before_its_end(rig: Rig) -> None:
+    rig.errors_expected = True
+    content = body_of(100_000)
+    for way in WAYS:
+        with file_of(content) as path:
+            serve(rig, Parts([b"|" * (8 * MB), FileBody(opened(path), 0, len(content), way), b"the end"]))
+            with rig.connect() as wire:
+                wire.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                wire.exactly(1000)
+                with open(path, "r+b") as file:
+                    file.write(b"other")
+                assert not wire.rest().endswith(b"the end"), way
+    assert sum("was changed while it was sent" in line for line in rig.records.lines) == len(WAYS)
+
+
+@in_engine()
 def test_a_file_that_is_truncated_meanwhile_is_cut_and_kills_nobody(rig: Rig) -> None:
     rig.errors_expected = True
     content = body_of(12 * MB)
