@@ -209,7 +209,7 @@ cdef class Rules:
         if not look(headers, seen) or seen.kind < 0 or seen.settled \
                 or not self.compressible((<tuple>headers[seen.kind])[1]):
             return False
-        return code not in (0, 204, 205, 206) and (not seen.cache_control or transformable(headers))
+        return code not in (0, 204, 205, 206, 304) and (not seen.cache_control or transformable(headers))
 
     cdef Response apply(self, object request, Response response):
         """The response as it goes out, changed in place."""
@@ -370,10 +370,16 @@ def with_compression(handler, settings):
             starting.request = None       # no circle: the request refers to us
         if not isinstance(response, Response):
             return response               # the engine says what is wrong with that
-        if starting.encoding is not None:
-            return finish(<Response>response, starting.encoding)
-        if request.started:
-            return response
-        return rules.apply(request, <Response>response)
+        try:
+            if starting.encoding is not None:
+                return finish(<Response>response, starting.encoding)
+            if request.started:
+                return response
+            return rules.apply(request, <Response>response)
+        except BaseException:
+            # The engine never gets to see this response, so nobody else would close it.
+            if (<Response>response).close is not None:
+                (<Response>response).close()
+            raise
 
     return compressed

@@ -362,6 +362,30 @@ def test_a_stream_is_closed_by_the_engine_alone() -> None:
     assert closed == [1]
 
 
+def _failing() -> Iterator[bytes]:
+    raise LookupError("at the very beginning")
+    yield b""
+
+
+def _closed_file() -> FileBody:
+    with open(__file__, "rb") as file:
+        return FileBody(file, 0, len(PAGE))
+
+
+@pytest.mark.parametrize(
+    ("body", "error"), [(_failing(), LookupError), (_closed_file(), ValueError), (7, TypeError)]
+)
+def test_a_response_that_can_t_be_encoded_is_closed_once(body: Any, error: type[Exception]) -> None:
+    closed: list[int] = []
+    headers = [HTML, ("Content-Length", str(len(PAGE)))] if body != 7 else [HTML]
+    handler = with_compression(
+        lambda request: Response("200 OK", headers, body, lambda: closed.append(1)), Compression()
+    )
+    with pytest.raises(error):
+        handler(FakeRequest(HTTP_ACCEPT_ENCODING="gzip"))
+    assert closed == [1]
+
+
 def test_an_exception_in_the_middle_leaves_the_stream_unfinished() -> None:
     def pieces() -> Iterator[bytes]:
         yield b"begun"
@@ -490,6 +514,14 @@ def test_write_is_encoded() -> None:
     got = written(writes)
     assert got.headers == [HTML, ("ETag", 'W/"x"'), ("Vary", "Accept-Encoding"), ("Content-Encoding", "gzip")]
     assert gzip.decompress(got.body) == b"one two three"
+
+
+def test_a_304_that_is_begun_by_write_names_no_coding() -> None:
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("304 Not Modified", [HTML])(b"")
+        return []
+
+    assert written(application).header("Content-Encoding") is None
 
 
 def test_write_is_flushed() -> None:
