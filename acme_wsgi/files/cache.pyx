@@ -130,6 +130,9 @@ cdef class FileTable:
             entry.until = monotonic_ns() + self.interval
         others = self.insert(entry) if armed.identity == self.identity else None
         if others is None:
+            # The watches refer to the entry: without this, only the collector could free what it holds.
+            entry.value = None
+            entry.watches = ()
             let_go((None, armed.watches))
             return False
         for other in others:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import resource
@@ -163,6 +164,28 @@ def test_a_switched_root_drops_all(told: Path) -> None:
     value = Value()
     assert files.keep("/page", value, {b"page": below.stat(b"page")}, memory=0, descriptors=0)
     assert files.get("/page") is value
+
+
+@in_loop
+def test_what_a_switch_keeps_out_is_let_go_at_once(told: Path) -> None:
+    for name in ("one", "two"):
+        (told / name).mkdir()
+        (told / name / "page").write_text(name)
+    (told / "current").symlink_to("one")
+    beneath = Beneath(told / "current")
+    files = FileTable(beneath, Changes(), interval=LONG)
+    assert keep(files, "/first", Value())
+    (told / "next").symlink_to("two")
+    (told / "next").rename(told / "current")
+    value = Value()
+    gone = weakref.ref(value)
+    gc.disable()
+    try:
+        assert not files.keep("/page", value, {b"page": beneath.stat(b"page")}, memory=1, descriptors=1)
+        del value
+        assert gone() is None, "files would stay open until the collector comes"
+    finally:
+        gc.enable()
 
 
 @in_loop
