@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -21,6 +22,7 @@ from acme_wsgi.errors import HTTPError
 from acme_wsgi.files.beneath import Beneath
 from acme_wsgi.files.cache import FileTable, own_share
 from acme_wsgi.files.changes import Changes
+from acme_wsgi.files.guard import SETTLED_NS
 from acme_wsgi.files.media import is_text
 from acme_wsgi.handlers import _contents, _listing
 from acme_wsgi.handlers._contents import Content, Digests
@@ -168,7 +170,7 @@ class Files:
             self.table.clear()
             raise HTTPError(503, headers=[("Retry-After", "1")]) from error
         for content in contents:
-            if content.digest is not None and content.steady:
+            if content.digest is not None and content.steady and _has_settled(content.file):
                 _DIGESTS.put(self._forms.algorithm or "", content.file, content.digest)
         return found
 
@@ -327,6 +329,11 @@ class Files:
                 body = self._compressed(token, compression.level, body)
                 headers.append(("Content-Encoding", token))
         return Response(OK, headers, body)
+
+
+def _has_settled(file: OpenFile) -> bool:
+    """Whether its times name this version alone: they are coarse, and the next one may come within an instant."""
+    return abs(time.time_ns() - file.ctime_ns) > SETTLED_NS
 
 
 def _ranges(field: str, size: int) -> list[Range] | None:

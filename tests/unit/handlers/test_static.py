@@ -53,6 +53,17 @@ def test_a_known_file_is_handed_out_without_a_look(root: Path, monkeypatch: pyte
     assert get(handler, "/page.html", method="HEAD").fields == first.fields
 
 
+def test_a_second_change_within_a_tick_of_the_clock_has_its_own_tag(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_contents, "key_of", lambda file: (file.dev, file.ino, file.size, 0, 0))
+    tags = []
+    for content in ("first", "again"):
+        (root / "new.txt").write_text(content)
+        tags.append(get(site(root), "/new.txt").fields["etag"])
+    assert tags == [f'"{hashlib.md5(content).hexdigest()}"' for content in (b"first", b"again")]
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get"])
 def test_other_methods(root: Path, method: str) -> None:
     handler = site(root)
