@@ -243,7 +243,10 @@ class Lookup:
             if page is not None:
                 return page
         if self._listing:
-            return self._listed(name)
+            try:
+                return self._listed(name)
+            except (FileNotFoundError, NotADirectoryError):
+                return None  # it went meanwhile
         return None if self._tries else Refused(403)
 
     def _listed(self, name: bytes) -> Directory:

@@ -332,7 +332,7 @@ class Files:
 
 
 def _has_settled(file: OpenFile) -> bool:
-    """Whether its times name this version alone: they are coarse, and the next one may come within an instant."""
+    """Whether its times name this version alone: they are coarse, and the next may come within an instant."""
     return abs(time.time_ns() - file.ctime_ns) > SETTLED_NS
 
 

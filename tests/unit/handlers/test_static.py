@@ -17,6 +17,7 @@ from static_site import LARGE, OLD, TEXT, get, refused, site
 from acme_wsgi.compression import compress
 from acme_wsgi.config import Route
 from acme_wsgi.config.schema.content import Compression, Etag, Mmap, Precompressed, Static
+from acme_wsgi.files.beneath import Beneath
 from acme_wsgi.files.cache import FileTable
 from acme_wsgi.handlers import Context, _contents, _digesting, _lookup, static
 from acme_wsgi.handlers._lookup import Lookup
@@ -118,6 +119,17 @@ def test_a_listing(root: Path) -> None:
     (root / "index.html").unlink()
     page = get(handler, "/").body.decode()
     assert ".secret" not in page and "../" not in page
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, NotADirectoryError])
+def test_a_directory_that_goes_while_it_is_listed_is_not_there(
+    root: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    def gone(self: Beneath, relative: bytes, limit: int) -> None:
+        raise error
+
+    monkeypatch.setattr(Beneath, "listing", gone)
+    assert refused(site(root, where={"directory_listing": True}), "/plain/").status == 404
 
 
 def test_a_long_listing_is_compressed(root: Path) -> None:
