@@ -9,7 +9,8 @@ Some changes no watch tells of; a value that could miss one isn't `certain`, and
 - on the way is a symlink (what it points to isn't watched), or a file system that doesn't tell;
 - the file has several names: what is written through one in another directory is told there;
 - the file was changed just now: its times are coarse, and a second change might show the same ones.
-Nobody tells of what is written through a shared mapping, nor that something was mounted over a directory.
+Nobody tells of what is written through a shared mapping, nor through a name that a file is given in another
+directory later on, nor that something was mounted over a directory.
 
 Its law: knows Beneath and Changes. It knows neither values nor their table. All of it may wait for a disk.
 """
