@@ -375,6 +375,9 @@ cdef class Connection(Waiting):
                 if not isinstance(response, Response):
                     raise TypeError(f"a handler must return a Response, not {type(response).__name__}")
                 self.respond(request, <Response>response)
+                if request.over and request.closer is not None:
+                    # We were closed while the response waited for an I/O thread to take its first reading.
+                    call_closer(request)
             except BaseException as error:
                 self.fail(request, error)
         finally:

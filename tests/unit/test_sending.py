@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -198,6 +199,30 @@ def test_clients_that_leave_while_a_disk_is_read_leave_nothing_behind(rig: Rig) 
             rig.until(lambda: not rig.count("in_flight"), "the end of all requests")
         with rig.connect() as wire:
             assert wire.send(GET).reply().body == content
+
+
+@in_engine()
+def test_a_shutdown_while_no_thread_is_free_closes_each_response(rig: Rig) -> None:
+    import gevent
+
+    pool = gevent.get_hub().threadpool
+    pool.maxsize = 1
+    free, closed = threading.Event(), []
+    with file_of(body_of(MB)) as path:
+        rig.dispatch = lambda request: Response(
+            OK, [], FileBody(opened(path), 0, MB, READ), lambda: closed.append(1)
+        )
+        busy = pool.spawn(free.wait)
+        wires = [rig.connect() for _ in range(3)]
+        for wire in wires:
+            wire.send(GET)
+        rig.until(lambda: rig.count("in_flight") == 3, "all three to wait")
+        rig.engine.close_all()
+        free.set()
+        busy.get()
+        rig.until(lambda: len(closed) == 3, "the end of all three responses")
+        for wire in wires:
+            wire.sock.close()
 
 
 @in_engine()
