@@ -169,6 +169,10 @@ class _Checks:
         if needed and getattr(route, needed) is None and self._ok(f"{dotted}.{needed}", f"{dotted}.type"):
             message = f"missing; a route of type {route.type} needs it"
             yield self._place(dotted).problem(f"{dotted}.{needed}", message)
+        for place, text in enumerate(route.try_files[:-1]):
+            below = f"{dotted}.try_files[{place}]"
+            if text.startswith("=") and self._ok(below):
+                yield self._place(below).problem(below, f"{text} can only be the last")
         if route.type == "proxy" and self._ok(f"{dotted}.backend", f"{dotted}.backends", "backends"):
             yield from self._route_backends(route, dotted)
         if route.middleware:

@@ -22,6 +22,7 @@ _ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?|[0-9]{1,10}")
 _MIME = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/(?:[A-Za-z0-9!#$&^_.+-]+|\*)")
 _PARAMETER = re.compile(r":[A-Za-z_][A-Za-z0-9_]*")
 _LOG_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_ERROR_STATUS = re.compile(r"=[45][0-9]{2}")
 #: What log lines call their own fields.
 LOG_FIELDS = frozenset(
     (
@@ -245,6 +246,18 @@ def file_name(text: str) -> None:
     """The name of a file, without a directory."""
     if "/" in text or text in (".", ".."):
         raise ValueError("a file name without a directory")
+
+
+def tried(text: str) -> None:
+    """What a static route tries: a name below its root, with ``$uri`` for the path, or an error status."""
+    if text.startswith("="):
+        if not _ERROR_STATUS.fullmatch(text):
+            raise ValueError("an error status from =400 to =599")
+        return
+    if not text.startswith(("/", "$uri")) or "$" in text.replace("$uri", ""):
+        raise ValueError("a name that starts with / or $uri, without another variable, or a status (=404)")
+    if ".." in text.split("/"):
+        raise ValueError("a name below the root")
 
 
 def redirect_target(text: str) -> None:

@@ -68,7 +68,8 @@ class Route:
     )
     try_files: tuple[str, ...] = key(
         (),
-        "what to try in order, with $uri for the path asked for",
+        "what to try in order, with $uri for the path asked for; the last may be a status (=404)",
+        check=grammar.tried,
         only=("static",),
         example="[$uri, /index.html]",
     )

@@ -117,6 +117,7 @@ _BY_CHECK: dict[Callable[[str], object], st.SearchStrategy[str]] = {
     grammar.mime_type: st.sampled_from(["text/html", "text/*", "image/svg+xml"]),
     grammar.file_extension: st.sampled_from([".css", ".tar.gz"]),
     grammar.file_name: _NAMES,
+    grammar.tried: st.sampled_from(["$uri", "$uri/", "$uri.html", "/index.html"]),
     grammar.redirect_target: _PATHS | _URLS,
     grammar.versioned_pattern: st.sampled_from(["/static/{file}-{hash}.{ext}", "/{hash}.{file}.{ext}"]),
     grammar.cron: st.sampled_from(["0 6 * * *", "*/5 0-6,8 1 jan-mar mon", "59 23 31 12 7"]),

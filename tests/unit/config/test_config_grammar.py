@@ -53,6 +53,7 @@ BAD: list[tuple[Callable[[str], None], list[str]]] = [
     (grammar.mime_type, ["html", "*/*", "text/", "text/a b"]),
     (grammar.file_extension, ["css", ".", ".a/b"]),
     (grammar.file_name, ["a/b", "..", "."]),
+    (grammar.tried, ["", "index.html", "$host", "$uri$x", "/../x", "$uri/../../x", "=200", "=40", "=4044", "=404\n"]),
     (grammar.versioned_pattern, ["/s/{file}.{ext}", "s/{file}-{hash}.{ext}", "/{hash}{hash}{file}{ext}", "/s/{hash}/{file}.{ext}"]),
     (grammar.output, ["acme.log", "stdin"]),
     (grammar.log_field, ["", "a b", "1a", "a=b", "é", "a" * 65, "status", "host", "timestamp", "a\n"]),

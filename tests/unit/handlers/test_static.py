@@ -186,14 +186,6 @@ def test_try_files(root: Path, tries: tuple[str, ...], path: str, expected: str 
         assert refused(handler, path).status == expected
 
 
-@pytest.mark.parametrize(
-    "tries", [("=404", "$uri"), ("$uri", "=200"), ("$host",), ("index.html",), ("/../x",), ("$uri/../../x",)]
-)
-def test_try_files_that_cannot_be_meant(root: Path, tries: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="try_files"):
-        site(root, where={"try_files": tries})
-
-
 def test_a_missing_root_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"route /x: root .*nowhere"):
         site(tmp_path / "nowhere")
