@@ -20,7 +20,7 @@ from acme_wsgi.assets.current import use
 from acme_wsgi.assets.plan import make as plan
 from acme_wsgi.assets.sites import Mount, Place, Sites
 from acme_wsgi.compression.wrapper import with_compression
-from acme_wsgi.errors import ConfigError, Problem
+from acme_wsgi.errors import ConfigError
 from acme_wsgi.handlers import HANDLERS, Build, Context, Handler, Request
 from acme_wsgi.http.writer import Response
 from acme_wsgi.routing import Kind, Pattern, Router, Rule, compile_host, compile_pattern
@@ -62,7 +62,7 @@ def compile(config: Config, loader: Loader | None = None, built: Claim | None = 
         try:
             rules.append(_compile_route(config, number, pattern, loader, body_limit, assets))
         except ValueError as error:
-            problems.append(Problem(None, None, None, f"routes[{number}]", str(error)))
+            problems.append(config.problem(f"routes[{number}]", str(error), f"routes[{number}].path"))
     if problems:
         raise ConfigError(problems)
     router = Router(rules)
@@ -76,7 +76,7 @@ def _compile_patterns(config: Config) -> list[Pattern]:
         try:
             patterns.append(compile_pattern(route.path))
         except ValueError as error:
-            problems.append(Problem(None, None, None, f"routes[{number}].path", str(error)))
+            problems.append(config.problem(f"routes[{number}].path", str(error)))
     if problems:
         raise ConfigError(problems)
     return patterns

@@ -62,11 +62,12 @@ _DIGESTING = Digesting(_DIGESTS)
 
 
 def build(route: Route, context: Context) -> Handler:
-    """The handler of one directory; raises ValueError if it isn't there, or for an impossible try_files."""
+    """The handler of one directory; raises ValueError if it isn't there."""
     # Not resolved: it may be a symlink that a deployment switches.
     root = Path.cwd() / (route.root or "")
     if not route.root or not root.is_dir():
-        raise ValueError(f"{context.where}: root {route.root!r} is not a directory")
+        wrong = "is no directory" if root.exists() else "doesn't exist"
+        raise ValueError(f"{context.where}: root {str(root)!r} {wrong}")
     compression = context.compression
     lookup = Lookup(
         Beneath(root),

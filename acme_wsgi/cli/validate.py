@@ -119,28 +119,28 @@ def _missing(config: Config) -> Iterator[Problem]:
         ("logging.error.output", _parent(config.logging.error.output)),
     ):
         if directory is not None and not Path(directory).is_dir():
-            yield _problem(config, key, f"directory {directory!r} doesn't exist")
+            yield config.problem(key, f"directory {directory!r} doesn't exist")
         elif directory is not None and not os.access(directory, os.W_OK | os.X_OK):
-            yield _problem(config, key, f"directory {directory!r} can't be written to")
+            yield config.problem(key, f"directory {directory!r} can't be written to")
     for index, route in enumerate(config.routes):
         yield from _missing_of_route(config, route, f"routes[{index}]")
 
 
 def _missing_of_route(config: Config, route: Route, dotted: str) -> Iterator[Problem]:
     if route.root is not None and not Path(route.root).is_dir():
-        yield _problem(config, f"{dotted}.root", f"directory {route.root!r} doesn't exist")
+        wrong = "is no directory" if Path(route.root).exists() else "doesn't exist"
+        yield config.problem(f"{dotted}.root", f"{route.root!r} {wrong}")
     for name, target in (("app", route.app), ("handler", route.handler)):
         if target is None:
             continue
         try:
             module = appload.parse(target).module
         except ValueError as error:
-            yield _problem(config, f"{dotted}.{name}", str(error))
+            yield config.problem(f"{dotted}.{name}", str(error))
             continue
         if _find(module) is None:
-            yield _problem(
-                config, f"{dotted}.{name}", f"no module {module!r} in {Path.cwd()} or the Python path"
-            )
+            message = f"no module {module!r} in {Path.cwd()} or the Python path"
+            yield config.problem(f"{dotted}.{name}", message)
 
 
 def _parent(output: str | None) -> str | None:
@@ -165,14 +165,6 @@ def _find(module: str) -> importlib.machinery.ModuleSpec | None:
         found = spec.submodule_search_locations
         path = list(found) if found is not None else None
     return spec
-
-
-def _problem(config: Config, dotted: str, message: str) -> Problem:
-    """A problem with a key's value, at the place it was written."""
-    file, _, line = config.origin(dotted).rpartition(":")
-    if file and line.isdigit():
-        return Problem(file, int(line), None, dotted, message)
-    return Problem(config.origin(dotted), None, None, dotted, message)
 
 
 # -- port free --------------------------------------------------------------------------------------------
@@ -227,13 +219,13 @@ def _too_late(config: Config) -> Iterator[Problem]:
                 f"{target} would be imported in the arbiter, which is never patched (server.preload_app): "
                 "its blocking calls would block a whole worker"
             )
-            yield _problem(config, dotted, message)
+            yield config.problem(dotted, message)
         line = _own_patching(target)
         if line:
             message = (
                 f"{line} patches by itself; workers are patched before they import anything, so it must go"
             )
-            yield _problem(config, dotted, message)
+            yield config.problem(dotted, message)
 
 
 def _own_patching(target: str) -> str:

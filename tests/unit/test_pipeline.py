@@ -190,6 +190,9 @@ def test_all_routes_that_cannot_work_are_named_at_once(configured: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         compiled(config)
     assert [problem.key for problem in caught.value.problems] == ["routes[0]", "routes[2]"]
+    # Each with the line that it is written in.
+    lines = [problem.line for problem in caught.value.problems]
+    assert lines[0] is not None and lines[1] == lines[0] + 2
 
 
 def test_bad_patterns_are_found_before_anything_is_loaded(configured: Any) -> None:

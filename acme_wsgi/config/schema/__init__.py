@@ -57,3 +57,14 @@ class Config:
         ``conf.d/10-server.yaml:3``, ``environment ACME_SERVER_PORT``, ``--set`` or ``default``.
         """
         return self.origins.get(dotted, "default")
+
+    def problem(self, dotted: str, message: str, written: str | None = None) -> Problem:
+        """A problem with the value of a key, at the place where it was written.
+
+        :param written: the key whose place it is, if `dotted` names more than one value
+        """
+        origin = self.origin(written or dotted)
+        file, _, line = origin.rpartition(":")
+        if file and line.isdigit():
+            return Problem(file, int(line), None, dotted, message)
+        return Problem(origin, None, None, dotted, message)
