@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acme_wsgi.appload import Loader
-from acme_wsgi.assets import Assets
+from acme_wsgi.assets import Assets, plan
 from acme_wsgi.assets.current import use
-from acme_wsgi.assets.plan import make as plan
 from acme_wsgi.assets.sites import Mount, Place, Sites
 from acme_wsgi.compression.wrapper import with_compression
 from acme_wsgi.errors import ConfigError
@@ -96,8 +95,11 @@ def _assets(config: Config, patterns: list[Pattern], built: Claim | None) -> Ass
     """What is to be built of static files, ready to be asked; applications may ask while they load."""
     assets = None
     if built is not None:
+        faults = [config.problem(*fault) for fault in plan.faults(config.static)]
+        if faults:
+            raise ConfigError(faults)
         places = [_place(config, number, pattern) for number, pattern in enumerate(patterns)]
-        assets = Assets(plan(config.static, Sites(places)), built.open())
+        assets = Assets(plan.make(config.static, Sites(places)), built.open())
         assets.boot()
     use(assets)
     return assets

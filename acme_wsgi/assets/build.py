@@ -120,6 +120,9 @@ class _Build:
             self._make(node, {})
             self._name(node, node.tag)
         self._make_sheets(self._of_kind("css"))
+        nameable = self._of_kind("css", "js") if self.plan.versioning is not None else []
+        if nameable and not any(node.versioned for node in nameable):
+            self._complain("", "no static route has files for static.versioning.pattern; is its path right?")
         self._make_pages(self._of_kind("html"))
         self.state.entries = [self._entry(node) for node in self.nodes.values() if self._is_worth(node)]
         return self.state

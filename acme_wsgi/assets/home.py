@@ -275,6 +275,5 @@ def _give_away(directory: int, account: Account) -> None:
 
 def _refusal(reason: str) -> ConfigError:
     message = f"no directory for built assets: {reason}"
-    return ConfigError(
-        [Problem(None, None, None, "static", message, "server.runtime_dir names another directory")]
-    )
+    hint = "" if "server.runtime_dir" in reason else "server.runtime_dir names another directory"
+    return ConfigError([Problem(None, None, None, "static", message, hint)])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from acme_wsgi.assets import bundle, minify
@@ -14,7 +15,6 @@ from acme_wsgi.assets.names import Versioning
 from acme_wsgi.assets.records import FORMAT
 from acme_wsgi.assets.sites import Sites
 from acme_wsgi.config.schema.content import Minification, Static
-from acme_wsgi.errors import ConfigError, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +36,31 @@ def wanted(static: Static) -> bool:
     return static.concatenation.enabled or static.minification.enabled or static.versioning.enabled
 
 
-def make(static: Static, sites: Sites) -> Plan:
-    """The plan of a configuration.
+def faults(static: Static) -> Iterator[tuple[str, str]]:
+    """What is wrong with the patterns: dotted key, message."""
+    try:
+        _versioning(static)
+    except ValueError as error:
+        yield "static.versioning.pattern", str(error)
+    try:
+        _bundles(static)
+    except ValueError as error:
+        yield "static.concatenation.patterns", str(error)
 
-    :raises ConfigError: patterns that can't work
-    """
-    problems: list[Problem] = []
-    versioning, bundles = None, []
-    if static.versioning.enabled:
-        try:
-            versioning = Versioning.of(static.versioning.pattern)
-        except ValueError as error:
-            problems.append(Problem(None, None, None, "static.versioning.pattern", str(error)))
-    if static.concatenation.enabled:
-        pairs = [(arrow.source, arrow.target) for arrow in static.concatenation.patterns]
-        try:
-            bundles = bundle.of(pairs)
-        except ValueError as error:
-            problems.append(Problem(None, None, None, "static.concatenation.patterns", str(error)))
-    if problems:
-        raise ConfigError(problems)
+
+def _versioning(static: Static) -> Versioning | None:
+    return Versioning.of(static.versioning.pattern) if static.versioning.enabled else None
+
+
+def _bundles(static: Static) -> list[bundle.Bundle]:
+    if not static.concatenation.enabled:
+        return []
+    return bundle.of([(arrow.source, arrow.target) for arrow in static.concatenation.patterns])
+
+
+def make(static: Static, sites: Sites) -> Plan:
+    """The plan of a configuration that has no `faults`; ValueError for one that has."""
+    versioning, bundles = _versioning(static), _bundles(static)
     minification = static.minification
     if not minification.enabled:
         minification = replace(minification, css=False, js=False, html=False)

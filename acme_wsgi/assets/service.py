@@ -93,7 +93,7 @@ class Assets:
             return self._versioned(*found)
         found = table.plain.get(key)
         if found is not None:
-            return self._plain(*found)
+            return self._plain(*found, mount)
         plain = self.plan.versioning.plain(url) if self.plan.versioning is not None else ""
         known = table.plain.get((mount.hosts, plain)) if plain else None
         if known is None or not known[0].versioned:
@@ -102,8 +102,8 @@ class Assets:
             return self.find(mount, url)
         return None if _exists_beside(known[0], url) else Asset(None, gone=True)
 
-    def _plain(self, entry: Entry, asset: Asset) -> Asset | None:
-        if _is_current(entry):
+    def _plain(self, entry: Entry, asset: Asset, mount: Mount) -> Asset | None:
+        if _is_current(entry) and (entry.bundled or self._is_same_root(mount)):
             return asset
         self._wake_keeper()
         # A file is served as it is until it has been built again; a bundle has nothing else to be.
@@ -114,6 +114,14 @@ class Assets:
             return asset
         self._wake_keeper()
         return Asset(entry.sources[0], source=entry.sources)
+
+    def _is_same_root(self, mount: Mount) -> bool:
+        """Whether the root is the directory it was: a deployment may have switched the symlink that it is."""
+        try:
+            found = os.stat(mount.root)  # noqa: PTH116 - for each request that comes here
+        except OSError:
+            return False
+        return self.state.roots.get(mount.root) == (found.st_dev, found.st_ino)
 
     def _wake_keeper(self) -> None:
         if self.hurry is not None:
@@ -132,7 +140,7 @@ class Assets:
 
     def url(self, path: str) -> str:
         """What `asset_url` says."""
-        if self.plan.versioning is None:
+        if self.plan.versioning is None or "://" in path or path.startswith("//"):
             return path
         cut = min((at for at in (path.find("?"), path.find("#")) if at >= 0), default=len(path))
         plain = unquote_to_bytes(path[:cut]).decode("latin-1")

@@ -19,6 +19,7 @@ from pathlib import Path
 from stat import S_ISSOCK
 
 from acme_wsgi import appload, sockets
+from acme_wsgi.assets import plan as assets
 from acme_wsgi.cli import add_config_arguments, load_config
 from acme_wsgi.config import Config
 from acme_wsgi.config.problems import Conflict, Unreadable
@@ -75,6 +76,9 @@ def examine(options: argparse.Namespace, environ: Mapping[str, str]) -> Report:
         config = load_config(options, environ)
     except ConfigError as error:
         return _refused(error.problems)
+    faults = [config.problem(*fault) for fault in assets.faults(config.static)]
+    if faults:
+        return _refused(tuple(faults))
     missing = list(_missing(config))
     checks = (
         Check("syntax", True, "every key is known and every value allowed"),

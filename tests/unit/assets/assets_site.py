@@ -45,7 +45,10 @@ class Site:
                 enabled=bool(pairs), patterns=tuple(Arrow(source, target) for source, target in pairs)
             ),
             minification=Minification(enabled=options.get("minify", False)),
-            versioning=Versioning(enabled=options.get("version", True)),
+            versioning=Versioning(
+                enabled=options.get("version", True),
+                pattern=options.get("pattern", "/static/{file}-{hash}.{ext}"),
+            ),
         )
         mount = Mount(
             0, (), "/static", str(self.root), "", options.get("extensions", ()), Compression(min_size=100)

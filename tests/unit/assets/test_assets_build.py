@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from assets_site import Site, content, mounted
 
-from acme_wsgi.assets import minify, records
+from acme_wsgi.assets import minify, plan, records
 from acme_wsgi.assets.home import Home, length
 from acme_wsgi.assets.service import Assets
 from acme_wsgi.assets.sites import Place
-from acme_wsgi.errors import ConfigError
+from acme_wsgi.config.kinds import Arrow
+from acme_wsgi.config.schema.content import Concatenation, Static
 
 
 @pytest.fixture
@@ -285,9 +286,18 @@ def test_states_survive_writing_and_damage(make: Any, tmp_path: Path) -> None:
     assert not list(site.cache.glob(".new-*"))
 
 
-def test_impossible_patterns_are_refused(make: Any) -> None:
-    with pytest.raises(ConfigError, match=r"static\.concatenation\.patterns"):
-        make(bundles=["/static/**.css -> /static/a.css"]).assets()
+def test_impossible_patterns_are_named(make: Any) -> None:
+    for pattern in (Arrow("/static/**.css", "/static/a.css"), Arrow("/static/*.html", "/static/x.html")):
+        static = Static(concatenation=Concatenation(enabled=True, patterns=(pattern,)))
+        assert [key for key, _ in plan.faults(static)] == ["static.concatenation.patterns"]
+    assert list(plan.faults(Static())) == []
+
+
+def test_versions_that_no_route_serves_are_complained_of(make: Any) -> None:
+    for pattern, complained in (("/static/{file}-{hash}.{ext}", False), ("/x/{file}-{hash}.{ext}", True)):
+        site = make(pattern=pattern)
+        site.write("a.css", "a{b:c}")
+        assert ("" in site.assets().state.complaints) is complained
 
 
 def test_references_are_found_with_spaces_and_beyond_ascii(make: Any) -> None:

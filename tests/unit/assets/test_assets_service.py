@@ -39,6 +39,24 @@ def test_a_changed_file_is_served_as_it_is_until_it_is_built(site: Site) -> None
     assert hurried
 
 
+def test_a_root_that_is_switched_is_served_as_it_is_until_it_is_built(site: Site, tmp_path: Path) -> None:
+    releases = [tmp_path / "one", tmp_path / "two"]
+    for release in releases:
+        release.mkdir()
+        (release / "page.html").write_text(f"<p>{release.name}")
+        (release / "a.css").write_text(f"{release.name} {{ b: c }}")
+    site.root.rmdir()
+    site.root.symlink_to("one")
+    assets = site.assets()
+    assert content(assets, "/static/a.css") == "one{b:c}"
+    site.root.unlink()
+    site.root.symlink_to("two")
+    assert mounted(assets).find("/static/a.css") is None
+    assert mounted(assets).find("/static/page.html") is None
+    look(Keeper(assets))
+    assert content(assets, "/static/a.css") == "two{b:c}"
+
+
 def test_a_version_is_immutable_only_while_it_is_true(site: Site) -> None:
     path = site.write("x.png", "one")
     assets = site.assets()
@@ -181,6 +199,8 @@ def test_asset_url(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     assert acme_wsgi.asset_url("/static/a.css") == "/static/a.css"
     current.use(assets)
     try:
+        assert acme_wsgi.asset_url("https://cdn.example/a.css") == "https://cdn.example/a.css"
+        assert not caplog.records
         url = acme_wsgi.asset_url("/static/a.css?x=1#y")
         assert url.startswith("/static/a-") and url.endswith(".css?x=1#y")
         with caplog.at_level(logging.WARNING):

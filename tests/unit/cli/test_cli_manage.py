@@ -60,6 +60,16 @@ def test_problems_are_all_shown_after_the_five_lines(site: Path, capsys: pytest.
     assert lines[6].startswith("acme.yaml:3:31: cache.l1.size: 2MB is above cache.size (acme.yaml:3)")
 
 
+def test_bundles_that_can_never_be_are_found(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    patterns = "['/static/*.html -> /static/x.html']"
+    text = f"{GOOD}static:\n  concatenation: {{enabled: true, patterns: {patterns}}}\n"
+    status, lines = validated(site, text, capsys)
+    assert status == 78
+    assert any(
+        line.startswith("acme.yaml:4: static.concatenation.patterns: /static/x.html: ") for line in lines
+    )
+
+
 def test_a_file_that_is_not_there(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert manage.main(["validate", "-c", "nowhere"]) == 78
     assert "nowhere: can't be read: No such file or directory" in capsys.readouterr().out
