@@ -52,8 +52,8 @@ cdef class Entry:
 cdef class FileTable:
     """Values by path, for files below `root` (a Beneath), told of changes by `changes` (a Changes).
 
-    `entries`, `memory` (bytes) and `descriptors` are its bounds; no `descriptors` means `own_share`. `interval`, in seconds: how long a value is valid whose files nobody watches, and how often the
-    root is looked up.
+    `entries`, `memory` (bytes) and `descriptors` are its bounds; no `descriptors` means `own_share`. `interval`, in
+    seconds: how long a value is valid whose files nobody watches, and how often the root is looked up.
     """
 
     def __init__(self, root, changes, *, int64_t entries=10_000, int64_t memory=64 << 20, descriptors=None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 import time
 import traceback
@@ -16,6 +17,8 @@ from typing import ParamSpec
 P = ParamSpec("P")
 
 DEADLINE = 10
+CHILD_SECONDS = 120
+"""A child that takes longer is ended by the kernel."""
 
 
 def in_loop(test: Callable[P, None]) -> Callable[P, None]:
@@ -26,6 +29,7 @@ def in_loop(test: Callable[P, None]) -> Callable[P, None]:
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
+            signal.alarm(CHILD_SECONDS)
             os._exit(_run(functools.partial(test, *args, **kwargs)))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "see the child's traceback"
 
@@ -33,7 +37,11 @@ def in_loop(test: Callable[P, None]) -> Callable[P, None]:
 
 
 def _run(test: Callable[[], None]) -> int:
+    import gevent
+
     try:
+        # A test that ran in this process before may have left a hub, whose threads were not forked.
+        gevent.reinit()
         test()
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
