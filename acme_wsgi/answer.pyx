@@ -398,8 +398,8 @@ cdef class Answering(Sending):
         try:
             sent = self.send_rest()
         except (OSError, EOFError) as error:
-            log.log(logging.DEBUG if isinstance(error, ClientDisconnected) else logging.ERROR,
-                    "%s %s: %s (request %s)", request.method, request.target, error, request.request_id)
+            log.log(severity(error), "%s %s: %s (request %s)", request.method, request.target, error,
+                    request.request_id)
             self.finish(request, True)
             return 0
         if sent == ALL_OUT:
@@ -553,6 +553,13 @@ cdef void grant(Reactor reactor, Service service) noexcept:
         first = reactor.oldest(LIST_QUEUE)
         reactor.enter(first, LIST_GRANTED, first.since_ns)
         reactor.make_ready(first)
+
+
+cdef int severity(object error):
+    """How bad it is that a response could not be sent to its end: clients leave, and files are rewritten."""
+    if isinstance(error, ClientDisconnected):
+        return logging.DEBUG
+    return logging.WARNING if isinstance(error, EOFError) else logging.ERROR
 
 
 cdef int64_t length_of(object body) except -1:

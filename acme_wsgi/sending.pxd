@@ -35,6 +35,7 @@ cdef class Sending(Stream):
     cdef ssize_t push_mapped(self, FileBody body, size_t count) except -2
     cdef Sent fetch(self, FileBody body, int64_t count, bint keep) except *
     cdef int check_version(self, FileBody body) except -1
+    cdef object ended_early(self)
     cdef int fail_reading(self) except -1
     cdef int took(self, ssize_t count, size_t *budget) except -1
     cdef void forget_output(self) noexcept

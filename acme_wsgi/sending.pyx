@@ -13,6 +13,8 @@ last bytes: what looks whole to the client is one version.
 Law: sends what it was given in the order it was given. It knows no request and no header.
 """
 
+import os
+
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.errno cimport EAGAIN, EFAULT, EINTR, errno
 
@@ -121,7 +123,7 @@ cdef class Sending(Stream):
             if taken < 0:
                 return NO_ROOM
             if taken == 0:
-                raise EOFError(f"a file ended {self.body_left} bytes before its promised length")
+                raise self.ended_early()
             self.took(taken, budget)
         return ALL_OUT
 
@@ -223,18 +225,22 @@ cdef class Sending(Stream):
         self.open_window(monotonic_ns())
         self.reactor.make_ready(self)
 
+    cdef object ended_early(self):
+        """The exception for a file that has fewer bytes than its head promised."""
+        return EOFError(f"{name_of(self.body_rest)} ended {self.body_left} bytes before its promised length")
+
     cdef int fail_reading(self) except -1:
         """What the I/O thread could not read."""
         cdef int error = self.read_error
         self.read_error = 0
         if error > 0:
             raise OSError(error, "reading a file failed")
-        raise EOFError(f"a file ended {self.body_left} bytes before its promised length")
+        raise self.ended_early()
 
     cdef int check_version(self, FileBody body) except -1:
         """Before a file's last bytes leave: are they of the version whose first ones did?"""
         if self.paused and type(body.file) is OpenFile and not (<OpenFile>body.file).same_version():
-            raise EOFError("a file was changed while it was sent")
+            raise EOFError(f"{name_of(body)} was changed while it was sent; rename a new file into its place instead")
         return 0
 
     cdef int took(self, ssize_t count, size_t *budget) except -1:
@@ -255,3 +261,11 @@ cdef class Sending(Stream):
     cdef void close_descriptor(self, bint reset) noexcept:
         Stream.close_descriptor(self, reset)
         self.forget_output()
+
+
+cdef str name_of(FileBody body):
+    """What an open file is called, for the log."""
+    try:
+        return ascii(os.readlink(f"/proc/self/fd/{body.file.fileno()}"))
+    except (OSError, ValueError):
+        return "a file"
