@@ -32,13 +32,17 @@ from typing import Any
 from acme_wsgi.errors import AcmeError
 from acme_wsgi.rundir import ControlError, default_directory, open_directory, unusable
 
-__all__ = ["SOCKET", "VERBS", "Control", "ControlError", "Order", "default_directory"]
+__all__ = ["QUESTIONS", "SOCKET", "VERBS", "Control", "ControlError", "Order", "default_directory"]
 
 PROTOCOL = 1
 """The version of what is spoken; a request in another one is refused."""
 
 VERBS = frozenset({"status", "stats", "reload", "restart", "stop", "reopen"})
 """The orders there are."""
+
+QUESTIONS = frozenset({"status", "stats"})
+"""Those that change nothing. They can be asked again, and are asked every second by whoever watches: not
+worth a line in the log."""
 
 SOCKET = "control.sock"
 MAX_REQUEST = 64 << 10
@@ -52,7 +56,6 @@ _MODE = 0o600
 _BACKLOG = 64
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-_QUIET = frozenset({"status", "stats"})  # asked every second by whoever watches: not worth a line in the log
 
 log = logging.getLogger("acme.control")
 
@@ -343,7 +346,7 @@ class Control:
 
     def _carry_out(self, order: Order, client: _Client) -> None:
         client.deadline = math.inf
-        if order.verb not in _QUIET:
+        if order.verb not in QUESTIONS:
             log.info("%s: asked for by %s", order.verb, client.asker)
         try:
             self._obey(order)

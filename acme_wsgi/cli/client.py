@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from acme_wsgi.control import MAX_PENDING, PROTOCOL, SOCKET, peer
+from acme_wsgi.control import MAX_PENDING, PROTOCOL, QUESTIONS, SOCKET, peer
 from acme_wsgi.log import escape
 from acme_wsgi.rundir import ControlError
 
@@ -30,6 +30,10 @@ _LIMIT = 2000
 
 class NotRunning(ControlError):
     """No server answers in that directory."""
+
+
+class _Unanswered(ControlError):
+    """The server closed the connection before its last word."""
 
 
 class Refused(ControlError):
@@ -78,10 +82,27 @@ def converse(
 ) -> Iterator[dict[str, Any]]:
     """Give an order and yield every line of the answer; the last one has ``ok``.
 
-    Who stops listening early leaves the order under way. Parameters and errors as those of `call`, but for
+    Who stops listening early leaves the order under way. A question that a server on its way out leaves
+    without a word is put to the one that takes its place. Parameters and errors as those of `call`, but for
     `Refused`.
     """
     request = {"acme": PROTOCOL, "verb": verb, "arguments": dict(arguments or {})}
+    deadline = time.monotonic() + (TIMEOUT if timeout is None else timeout)
+    while True:
+        heard = False
+        try:
+            for answer in _ask(directory, request, timeout):
+                heard = True
+                yield answer
+            return
+        except _Unanswered:
+            if heard or verb not in QUESTIONS or time.monotonic() >= deadline:
+                raise
+        time.sleep(_RETRY)
+
+
+def _ask(directory: str, request: dict[str, Any], timeout: float | None) -> Iterator[dict[str, Any]]:
+    """One connection's worth of `converse`."""
     sock = _connect(directory, timeout)
     try:
         # What a server that turns us away has said first is still to be read.
@@ -92,7 +113,7 @@ def converse(
             yield answer
             if "ok" in answer:
                 return
-        raise ControlError(f"the server in {directory!r} went away before it answered")
+        raise _Unanswered(f"the server in {directory!r} went away before it answered")
     except TimeoutError as error:
         raise ControlError(f"the server in {directory!r} did not answer within {timeout:g} s") from error
     finally:

@@ -121,9 +121,8 @@ def test_a_replaced_worker_finishes_its_request_long_after_the_reload(acme: Laun
         begin(busy, 2)
         wait_until(lambda: server.status()["workers"][0]["in_flight"] == 1, "it is running")
         assert server.order("reload")["ok"]
-        status = server.status()
-        assert [worker["pid"] for worker in status["leaving"]] == [old]
-        assert status["leaving"][0]["state"] == "draining"
+        assert [worker["pid"] for worker in server.status()["leaving"]] == [old]
+        wait_until(lambda: server.status()["leaving"][0]["state"] == "draining", "it has heard of it")
         assert busy.reply().text == "Hello, World!"
     wait_until(lambda: old not in server.worker_pids(), "now it is gone")
     assert server.status()["leaving"] == []

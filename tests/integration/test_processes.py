@@ -143,6 +143,7 @@ def test_only_requests_in_the_killed_workers_hands_fail(acme: Launcher) -> None:
     with server.connect() as one:
         victim = int(one.request("/pid").text)
         one.send(b"GET /sleep/30 HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_until(lambda: _in_flight(server, victim) == 1, "the request is in the victim's hands")
         with server.connect() as other:
             survivor = int(wait_until(lambda: _other_pid(server, victim), "an answer of the other worker"))
             while int(other.request("/pid").text) != survivor:
@@ -152,6 +153,10 @@ def test_only_requests_in_the_killed_workers_hands_fail(acme: Launcher) -> None:
             assert one.rest() == b""
             assert int(other.request("/pid").text) == survivor
     server.wait_for_log("with 1 requests in its hands")
+
+
+def _in_flight(server: Server, pid: int) -> int:
+    return sum(worker["in_flight"] for worker in server.status()["workers"] if worker["pid"] == pid)
 
 
 def _other_pid(server: Server, pid: int) -> int:

@@ -155,7 +155,33 @@ def test_what_answers_is_no_server_of_ours(
 ) -> None:
     impostor(said)
     with pytest.raises(ControlError, match=told):
-        client.call(str(run_dir), "status")
+        client.call(str(run_dir), "reload")
+
+
+@pytest.mark.parametrize(("verb", "asked"), [("status", 2), ("reload", 1)])
+def test_only_a_question_left_without_a_word_is_put_to_the_successor(
+    run_dir: Path, verb: str, asked: int
+) -> None:
+    said: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(run_dir / "control.sock"))
+        listener.listen()
+
+        def serve() -> None:
+            for answer in (b"", b'{"acme": 1, "ok": true, "pid": 7}\n')[:asked]:
+                with listener.accept()[0] as sock:
+                    said.append(sock.recv(1000))
+                    sock.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        if asked == 1:
+            with pytest.raises(ControlError, match="went away before it answered"):
+                client.call(str(run_dir), verb)
+        else:
+            assert client.call(str(run_dir), verb)["pid"] == 7
+        thread.join()
+    assert len(said) == asked
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
