@@ -18,13 +18,30 @@ from acme_wsgi.handlers._contents import PIECE, Digests, Key, key_of
 
 if TYPE_CHECKING:
     from acme_wsgi.files.openfile import OpenFile
+    from acme_wsgi.handlers._static import Resource
 
 log = logging.getLogger("acme.handlers.static")
 
 MOST_WAITING = 1000
-"""Files in the queue; beyond it a file goes without a digest until it is asked for again."""
+"""Files in the queue, and paths to one of them; beyond it a file goes without until it is asked for again."""
 
 _PIECES = 8
+
+
+class _Job:
+    """One file that waits for its digest, and who waits for that."""
+
+    __slots__ = ("cached", "done", "file", "served")
+
+    def __init__(self, file: OpenFile, cached: bool) -> None:
+        self.file = file
+        self.cached = cached
+        self.done = threading.Event()
+        self.served: set[Resource] = set()
+
+    def tell(self) -> None:
+        for resource in self.served:
+            resource.retired = True
 
 
 class Digesting:
@@ -32,53 +49,59 @@ class Digesting:
 
     def __init__(self, digests: Digests) -> None:
         self._digests = digests
-        self._queue: dict[tuple[str, Key], tuple[OpenFile, bool, threading.Event]] = {}
+        self._queue: dict[tuple[str, Key], _Job] = {}
         self._running = False
 
-    def begin(self, algorithm: str, file: OpenFile, cached: bool) -> threading.Event:
-        """Have a file's digest computed; the event tells when that is done, well or not.
+    def begin(
+        self, algorithm: str, file: OpenFile, cached: bool, served: Resource
+    ) -> threading.Event | None:
+        """Have a file's digest computed; the event tells when that is done, well or not. None: no room.
 
         :param cached: leave the file's pages in memory
+        :param served: what goes out without it meanwhile; it is retired once the digest is known
         """
         key = algorithm, key_of(file)
-        known = self._queue.get(key)
-        if known is not None:
-            return known[2]
-        done = threading.Event()
-        if len(self._queue) >= MOST_WAITING:
-            done.set()
-            return done
-        self._queue[key] = file, cached, done
+        job = self._queue.get(key)
+        if job is None:
+            if len(self._queue) >= MOST_WAITING:
+                return None
+            job = self._queue[key] = _Job(file, cached)
+        if len(job.served) < MOST_WAITING:
+            job.served.add(served)
         if not self._running:
             self._running = True
             threading.Thread(target=self._run, name="digests", daemon=True).start()
-        return done
+        return job.done
 
     def _run(self) -> None:
         try:
             while self._queue:
                 key = next(iter(self._queue))
-                file, cached, done = self._queue[key]
+                job = self._queue[key]
                 try:
-                    self._digest(key[0], file, cached)
+                    if self._digest(key[0], job.file, job.cached):
+                        job.tell()
                 except OSError as error:
                     log.warning("the digest of a file can't be computed: %s", error)
                 finally:
                     del self._queue[key]
-                    done.set()
+                    job.done.set()
         finally:
             self._running = False
 
-    def _digest(self, algorithm: str, file: OpenFile, cached: bool) -> None:
+    def _digest(self, algorithm: str, file: OpenFile, cached: bool) -> bool:
+        """Whether it is known now; a file that changes meanwhile has none."""
         hashed = hashlib.new(algorithm, usedforsecurity=False)
         at = 0
         while at < file.size:
             got = iothreads.run(_take, hashed.update, file, at, cached)
             if not got:
-                return
+                return False
             at += got
-        if iothreads.run(file.unchanged):
-            self._digests.put(algorithm, file, hashed.hexdigest())
+        if not iothreads.run(file.unchanged):
+            return False
+        self._digests.put(algorithm, file, hashed.hexdigest())
+        return True
 
 
 def _take(update: Callable[[Any], object], file: OpenFile, at: int, cached: bool) -> int:

@@ -148,7 +148,7 @@ class Files:
     def _better_is_known(self, found: Resource, variant: Variant, environ: Mapping[str, Any]) -> bool:
         """Whether the digest of a large file, which was served without it so far, is there now."""
         file = variant.file
-        if file is None or not self._forms.lacks_tag(variant) or not self._wait_for_tag(file, environ):
+        if file is None or not self._forms.lacks_tag(variant) or not self._wait_for_tag(found, file, environ):
             return False
         found.retired = True
         return True
@@ -300,13 +300,15 @@ class Files:
                 return _partial(variant, ranges)
         return Response(OK, variant.head, variant.body)
 
-    def _wait_for_tag(self, file: OpenFile, environ: Mapping[str, Any]) -> bool:
+    def _wait_for_tag(self, found: Resource, file: OpenFile, environ: Mapping[str, Any]) -> bool:
         """Have a large file's digest computed; whether it is there now. Waits if the request names a tag."""
         algorithm = self._forms.algorithm
         if algorithm is None:
             return False
-        done = _DIGESTING.begin(algorithm, file, self._forms.way(file.size) != DIRECT)
-        if any('"' in environ.get(name, "") for name in _TAGGED):
+        if _DIGESTS.get(algorithm, file) is not None:
+            return True
+        done = _DIGESTING.begin(algorithm, file, self._forms.way(file.size) != DIRECT, found)
+        if done is not None and any('"' in environ.get(name, "") for name in _TAGGED):
             done.wait(_PATIENCE)
         return _DIGESTS.get(algorithm, file) is not None
 

@@ -281,24 +281,32 @@ def test_the_way_of_a_large_file(root: Path, settings: Static, way: int) -> None
     assert isinstance(get(handler, "/page.html").response.body, bytes)
 
 
-def test_the_digest_of_a_large_file_comes_later(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("named", [True, False])
+def test_the_digest_of_a_large_file_comes_later(
+    root: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
     monkeypatch.setattr(_contents, "AT_ONCE", 1000)
     monkeypatch.setattr("acme_wsgi.handlers._forms.AT_ONCE", 1000)
-    go, take = threading.Event(), _digesting._take
+    go, take, starts = threading.Event(), _digesting._take, []
 
-    def wait_and_take(*args: Any) -> int:
+    def wait_and_take(update: Any, file: Any, at: int, cached: bool) -> int:
         assert go.wait(10)
-        return take(*args)
+        if at == 0:
+            starts.append(file)
+        return take(update, file, at, cached)
 
     monkeypatch.setattr(_digesting, "_take", wait_and_take)
     handler = site(root)
     assert "etag" not in get(handler, "/large.bin").fields
     assert "etag" not in get(handler, "/large.bin").fields
+    [job] = static._DIGESTING._queue.values()
     go.set()
     tag = f'"{hashlib.md5(LARGE).hexdigest()}"'
-    # Who names a tag waits for it.
-    assert get(handler, "/large.bin", if_none_match=tag).status == 304
+    if named:  # who names a tag waits for it
+        assert get(handler, "/large.bin", if_none_match=tag).status == 304
+    assert job.done.wait(10)
     assert get(handler, "/large.bin").fields["etag"] == tag
+    assert len(starts) == 1, "computed once"
 
 
 # -- content codings
