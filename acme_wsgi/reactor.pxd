@@ -84,3 +84,5 @@ cdef class Reactor:
     cdef void process(self, object me) noexcept
     cdef void on_batch(self) noexcept
     cdef void on_tick(self) noexcept
+
+cpdef Reactor current()

@@ -75,6 +75,16 @@ cdef object running():
     return current_greenlet()
 
 
+cdef Reactor attached = None
+
+
+cpdef Reactor current():
+    """The reactor that works in this process; RuntimeError before one does."""
+    if attached is None:
+        raise RuntimeError("no reactor is attached in this process")
+    return attached
+
+
 cdef class Channel:
     """One descriptor in the reactor's care. Subclasses say what an event on it means."""
 
@@ -133,7 +143,9 @@ cdef class Reactor:
         free(self.events)
 
     def attach(self):
-        """Begin to work in the hub of the calling thread."""
+        """Begin to work in the hub of the calling thread; from here on it is the `current` one."""
+        global attached
+        attached = self
         self.hub = gevent.get_hub()
         self.loop = self.hub.loop
         self.watcher = self.loop.io(self.epoll, 1)

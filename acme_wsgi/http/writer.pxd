@@ -48,6 +48,7 @@ cdef class Response:
     cdef public object headers
     cdef public object body
     cdef public object close
+    cdef public long long buffer
 
 
 cdef class Scratch:

@@ -38,12 +38,15 @@ class Response:
     headers: list[tuple[str, str]] | Prepared
     body: Body
     close: Callable[[], object] | None
+    buffer: int
     def __init__(
         self,
         status: str,
         headers: list[tuple[str, str]] | Prepared,
         body: Body = b"",
         close: Callable[[], object] | None = None,
+        *,
+        buffer: int = 0,
     ) -> None: ...
 
 class Scratch:
