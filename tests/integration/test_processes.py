@@ -118,6 +118,7 @@ def test_a_killed_worker_is_replaced_and_the_listener_never_refuses(acme: Launch
     server.errors_expected = True
     for _ in range(4):
         victim = answering_worker(server)
+        wait_until(lambda pid=victim: _in_flight(server, pid) == 0, "the victim has seen its answer off")
         os.kill(victim, signal.SIGKILL)
         for _ in range(5):
             assert answering_worker(server) != victim
@@ -149,6 +150,8 @@ def test_only_requests_in_the_killed_workers_hands_fail(acme: Launcher) -> None:
             while int(other.request("/pid").text) != survivor:
                 other.close()
                 other.sock = server.connect().sock
+            # A client may have its answer before the worker, if it is short of time, has counted it as given.
+            wait_until(lambda: _in_flight(server, victim) == 1, "nothing but that is in the victim's hands")
             os.kill(victim, signal.SIGKILL)
             assert one.rest() == b""
             assert int(other.request("/pid").text) == survivor
