@@ -40,6 +40,7 @@ from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.connection cimport Connection
 from acme_wsgi.reactor cimport Channel, Reactor
 from acme_wsgi.scoreboard cimport Scoreboard, Slot, SlotData
+from acme_wsgi.stream cimport Stream
 
 cdef extern from "<arpa/inet.h>" nogil:
     const char *inet_ntop(int family, const void *source, char *target, unsigned int size)
@@ -243,7 +244,8 @@ cdef class Engine(Reactor):
         if self.watcher is None:
             self.attach()
         for channel in self.channels():
-            (<Connection>channel).close(True)     # whose rehearsal has not ended
+            if isinstance(channel, Connection):
+                (<Connection>channel).close(True)     # whose rehearsal has not ended
         service.slot = self.slot
         if self.access_log is not None:
             service.access_log = self.access_log
@@ -265,13 +267,14 @@ cdef class Engine(Reactor):
         """In a process that the application forked: the clients and their events are the parent's.
 
         The epoll set is shared with the parent, and edge-triggered: an event that the child takes would never come
-        again. The clients' descriptors are closed here, so that a child that lives on doesn't keep them open.
+        again. The descriptors of clients and of servers that we talk to are closed here, so that a child that lives
+        on doesn't keep them open.
         """
         self.detach()
         for channel in self.channels():
-            if isinstance(channel, Connection):
-                os.close((<Connection>channel).fd)
-                (<Connection>channel).fd = -1
+            if isinstance(channel, Stream):
+                os.close((<Stream>channel).fd)
+                (<Stream>channel).fd = -1
 
     def stop_accepting(self):
         """Leave the listeners to others. What waits in their queues stays there."""

@@ -10,7 +10,8 @@ cdef enum:
     WAIT_WRITE = 2
 
 cdef enum:
-    LISTS = 9             # the first is none
+    LISTS = 11            # the first is none, the others are whoever's stands in them; of our own there is
+    LIST_WAITING = 9      # whose greenlet waits with a deadline
 
 
 cdef struct Links:
@@ -32,10 +33,12 @@ cdef class Channel:
     cdef object greenlet       # who waits
     cdef int64_t since_ns      # when it entered its list
     cdef int64_t noticed_ns    # when it entered the ready queue
+    cdef int64_t deadline_ns   # in LIST_WAITING: until when its greenlet waits
     cdef void *previous
     cdef void *next
     cdef void on_event(self) noexcept
     cdef int wait(self, int what) except -1
+    cdef int wait_until(self, int what, int64_t deadline_ns) except -1
 
 
 cdef class Reactor:
@@ -62,7 +65,7 @@ cdef class Reactor:
     cdef list woken
     cdef object ready
     cdef object resume         # timer: the next slice, after everybody else's turn
-    cdef Links lists[9]
+    cdef Links lists[11]
     cdef readonly double tick_seconds
 
     cdef int add(self, Channel channel, bint writing) except -1
@@ -80,6 +83,8 @@ cdef class Reactor:
     cdef int notice(self) except -1
     cdef int put_off(self, int64_t now) except -1
     cdef void set_tick(self, double seconds)
+    cpdef void need_tick(self, double seconds)
+    cdef int end_waits(self) except -1
     cdef int run_batch(self) except -1
     cdef void process(self, object me) noexcept
     cdef void on_batch(self) noexcept

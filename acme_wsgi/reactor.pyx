@@ -70,6 +70,11 @@ cdef enum:
     MOST_DESCRIPTORS = 4194304
 
 
+# Between these lies the resolution of the timers, in seconds: enough for most limits, and no load to speak of.
+cdef double FINEST_TICK = 0.02
+cdef double COARSEST_TICK = 0.5
+
+
 cdef object running():
     """The greenlet that runs."""
     return current_greenlet()
@@ -112,6 +117,26 @@ cdef class Channel:
             self.waiting = WAIT_NONE
             self.greenlet = None
         return 0
+
+    cdef int wait_until(self, int what, int64_t deadline_ns) except -1:
+        """As `wait`; raises TimeoutError once CLOCK_MONOTONIC has passed `deadline_ns` (0 = never).
+
+        Costs no timer: the reactor's tick looks at all who wait, and its length is how late that may be (see
+        `need_tick`). Only for channels that stand in no list: in another one they have that one's limits.
+        """
+        if deadline_ns == 0 or what == WAIT_READ and self.readable:
+            return self.wait(what)
+        if monotonic_ns() >= deadline_ns:
+            raise overdue(what)
+        if self.list_number:
+            raise RuntimeError("a channel in a timed list can't wait with a deadline of its own")
+        self.deadline_ns = deadline_ns
+        self.reactor.enter(self, LIST_WAITING, 0)
+        try:
+            return self.wait(what)
+        finally:
+            if self.list_number == LIST_WAITING:
+                self.reactor.leave(self)
 
 
 cdef class Reactor:
@@ -174,6 +199,12 @@ cdef class Reactor:
             self.timer = self.loop.timer(seconds, seconds)
             self.timer.start(self._on_timer)
 
+    cpdef void need_tick(self, double seconds):
+        """Somebody has a limit of so many seconds: the timers shall be fine enough for it, if they aren't yet."""
+        cdef double tick = min(COARSEST_TICK, max(FINEST_TICK, seconds / 8))
+        if tick < self.tick_seconds:
+            self.set_tick(tick)
+
     # ---- channels -------------------------------------------------------------------------------
 
     cdef int add(self, Channel channel, bint writing) except -1:
@@ -201,6 +232,8 @@ cdef class Reactor:
         if channel.fd >= 0 and self.table[channel.fd] == <void *>channel:
             epoll_ctl(self.epoll, EPOLL_CTL_DEL, channel.fd, &event)
             self.table[channel.fd] = NULL
+            if channel.waiting:
+                self.wake(channel)        # no event of it comes any more
             Py_DECREF(channel)
 
     def channels(self):
@@ -339,8 +372,24 @@ cdef class Reactor:
         return 0
 
     def _on_timer(self):
+        if self.lists[LIST_WAITING].first != NULL:
+            self.end_waits()
         self.on_tick()
         self.on_batch()
+
+    cdef int end_waits(self) except -1:
+        """In the hub: throw into every greenlet whose wait has lasted until its deadline."""
+        cdef int64_t now = monotonic_ns()
+        cdef Channel channel
+        for each in self.members(LIST_WAITING):
+            channel = <Channel>each
+            # Those before it may have changed who waits.
+            if channel.list_number == LIST_WAITING and channel.greenlet is not None and channel.deadline_ns <= now:
+                try:
+                    channel.greenlet.throw(overdue(channel.waiting))
+                except BaseException:
+                    log.exception("a greenlet did not survive the end of its wait")
+        return 0
 
     cdef int run_batch(self) except -1:
         """In the hub: let leaders work until the batch is done, then wake those whose wait is over."""
@@ -427,6 +476,11 @@ cdef class Reactor:
 
     cdef void on_tick(self) noexcept:
         """Every `tick_seconds`, in the hub; must not block."""
+
+
+cdef object overdue(int what):
+    """The exception for a deadline that has passed."""
+    return TimeoutError("the peer sent nothing in time" if what == WAIT_READ else "the peer took nothing in time")
 
 
 cdef inline void *note(Reactor reactor, epoll_event *event) noexcept:

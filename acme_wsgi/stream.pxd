@@ -5,6 +5,11 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from acme_wsgi.reactor cimport Channel
 
 
+cdef class Ears:
+    # Who hears of events on streams that are not its own.
+    cdef void heard(self, Stream stream) noexcept
+
+
 cdef class Stream(Channel):
     cdef char *buffer            # bytes received and not yet used: buffer[start:end]
     cdef uint32_t start
@@ -18,6 +23,7 @@ cdef class Stream(Channel):
     cdef uint8_t window_of       # WAIT_READ or WAIT_WRITE: the direction measured
     cdef int64_t client_wait_ns  # time spent waiting for the peer
     cdef int64_t sent_total      # bytes handed to the kernel over the connection's life
+    cdef Ears ears               # who hears of what happens on it, or None
 
     cdef int make_room(self, size_t more) except -1
     cdef int stash(self, const char *data, size_t length) except -1
@@ -30,9 +36,15 @@ cdef class Stream(Channel):
                               size_t second_length) except -2
     cdef bint no_room(self) except? True
     cdef int send_all(self, const char *data, size_t length) except -1
+    cdef int flush(self) except -1
+    cdef int end_output(self) except -1
     cdef int64_t unacknowledged(self) noexcept
     cdef void open_window(self, int64_t now) noexcept
     cdef void close_descriptor(self, bint reset) noexcept
+
+
+cdef class Dialled(Stream):
+    pass
 
 
 cdef object lost(str doing)

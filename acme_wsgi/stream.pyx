@@ -7,13 +7,15 @@ raises ClientDisconnected in whoever reads or writes next.
 
 import gevent
 
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.errno cimport EAGAIN, EBADF, ECONNABORTED, ECONNRESET, EINTR, ENOTCONN, EPIPE, ETIMEDOUT, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
 from acme_wsgi.errors import ClientDisconnected
+
 from acme_wsgi.clock cimport monotonic_ns
-from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE
+from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE, current
 
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void *buffer, size_t length, int flags)
@@ -56,11 +58,26 @@ cdef bint is_gone(int error) noexcept:
     return error in (EPIPE, ECONNRESET, ENOTCONN, ECONNABORTED, ETIMEDOUT, EBADF)
 
 
+cdef class Ears:
+    """Who hears of events on streams that are not its own: both ends of a tunnel have the same."""
+
+    cdef void heard(self, Stream stream) noexcept:
+        """Something happened on the stream and nobody waits for it. Runs in a leader greenlet and may block."""
+
+
 cdef class Stream(Channel):
-    """A connected socket in the reactor's care."""
+    """A connected socket in the reactor's care.
+
+    What lies between the bytes and the descriptor, encryption for one, overrides `receive_into`, `try_send`, `flush`
+    and `end_output`.
+    """
 
     def __dealloc__(self):
         free(self.buffer)
+
+    cdef void on_event(self) noexcept:
+        if self.ears is not None:
+            self.ears.heard(self)
 
     # ---- in ---------------------------------------------------------------------------------------
 
@@ -211,6 +228,15 @@ cdef class Stream(Channel):
             length -= taken
         return 0
 
+    cdef int flush(self) except -1:
+        """Push what was taken by `try_send` but is not with the kernel yet: 1 = nothing is, 0 = no room now."""
+        return 1
+
+    cdef int end_output(self) except -1:
+        """Tell the peer that no more will come. What was taken before still goes out, perhaps by later `flush`es."""
+        shutdown(self.fd, SHUT_WR)
+        return 0
+
     # ---- rates and the end ------------------------------------------------------------------------
 
     cdef int64_t unacknowledged(self) noexcept:
@@ -239,6 +265,55 @@ cdef class Stream(Channel):
         close(self.fd)
         self.fd = -1
         self.drop_buffer()
+
+
+cdef class Dialled(Stream):
+    """A stream over a socket that Python has connected: what a handler may pass on in a Tunnel.
+
+    sock: a connected stream socket; its descriptor belongs to us from now on. Raises OSError when the reactor of
+    this process can't take it in, and RuntimeError when there is none. All deadlines are CLOCK_MONOTONIC in
+    nanoseconds, 0 = none. Somebody has to call `close`.
+    """
+
+    def __init__(self, sock):
+        reactor = current()
+        sock.setblocking(False)
+        self.fd = sock.detach()
+        try:
+            reactor.add(self, True)
+        except BaseException:
+            close(self.fd)
+            self.fd = -1
+            raise
+
+    def receive(self, size_t most, int64_t deadline_ns=0):
+        """1 to `most` bytes, b"" at the end. Raises TimeoutError, and ConnectionError when the peer has gone."""
+        cdef ssize_t got
+        self.make_room(most)
+        while True:
+            got = self.receive_into(self.buffer, most)
+            if got >= 0:
+                return self.buffer[:got]
+            self.wait_until(WAIT_READ, deadline_ns)
+
+    def send(self, bytes data not None, int64_t deadline_ns=0):
+        """Send everything. Raises TimeoutError, and ConnectionError when the peer has gone."""
+        cdef size_t at = 0
+        cdef ssize_t taken
+        while at < <size_t>len(data):
+            taken = self.try_send(PyBytes_AS_STRING(data) + at, len(data) - at, 0)
+            if taken < 0:
+                self.wait_until(WAIT_WRITE, deadline_ns)
+            else:
+                at += taken
+
+    def close(self, bint reset=False):
+        """The end; does nothing the second time. With `reset` the peer learns that it didn't get the whole."""
+        self.close_descriptor(reset)
+
+    @property
+    def closed(self):
+        return self.fd < 0
 
 
 cdef inline void clear_message(msghdr *message) noexcept nogil:

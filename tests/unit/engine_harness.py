@@ -192,6 +192,18 @@ def _child(
         os._exit(status)
 
 
+def dialled(timeout: float = DEADLINE) -> tuple[Any, socket.socket]:
+    """A stream in the engine's care and the socket at its other end, whose waiting lets the engine work."""
+    import gevent.socket
+
+    from acme_wsgi.stream import Dialled
+
+    ours, other = socket.socketpair()
+    theirs = gevent.socket.socket(fileno=other.detach())
+    theirs.settimeout(timeout)
+    return Dialled(ours), theirs
+
+
 def open_descriptors() -> int:
     """How many this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))

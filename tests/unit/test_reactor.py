@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextvars
+import socket
 import time
 from typing import Any
 
+import pytest
+
 from acme_wsgi.http.writer import Response
-from tests.unit.engine_harness import OK, Rig, in_engine
+from tests.unit.engine_harness import OK, Rig, dialled, in_engine
+from tests.wire import DEADLINE
 
 CLIENTS = 60
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="clean")
@@ -157,3 +161,101 @@ def test_whatever_a_handler_raises_ends_its_request_alone(rig: Rig) -> None:
         for number in range(len(errors)):
             assert wire.request(f"/{number}").status == 500
     assert rig.count("errors") == len(errors)
+
+
+# -- waits with a deadline --------------------------------------------------------------------------------
+
+
+def after(seconds: float) -> int:
+    return time.monotonic_ns() + int(seconds * 1e9)
+
+
+@in_engine()
+def test_a_wait_ends_with_what_it_waits_for_or_with_its_deadline(rig: Rig) -> None:
+    import gevent
+
+    rig.engine.need_tick(0.1)
+    stream, other = dialled()
+    started = time.monotonic()
+    with pytest.raises(TimeoutError, match="sent nothing"):
+        stream.receive(10, after(0.1))
+    assert 0.1 <= time.monotonic() - started < 1
+    gevent.spawn_later(0.02, other.sendall, b"late")
+    assert stream.receive(10, after(DEADLINE)) == b"late"
+    with pytest.raises(TimeoutError, match="took nothing"):
+        stream.send(b"x" * 10_000_000, after(0.1))
+    other.close()
+    with pytest.raises(ConnectionError):
+        stream.send(b"x", after(1))
+    stream.close()
+    assert stream.closed
+
+
+@in_engine()
+def test_a_deadline_that_has_passed_counts_unless_there_is_something_to_read(rig: Rig) -> None:
+    stream, other = dialled()
+    with pytest.raises(TimeoutError):
+        stream.receive(10, after(-1))
+    other.sendall(b"here")
+    assert stream.receive(10, after(-1)) == b"here"
+    other.shutdown(socket.SHUT_WR)
+    assert stream.receive(10, after(-1)) == b""
+    stream.close()
+
+
+@in_engine()
+def test_without_a_deadline_a_wait_lasts(rig: Rig) -> None:
+    import gevent
+
+    rig.engine.need_tick(0.1)
+    stream, other = dialled()
+    gevent.spawn_later(0.3, other.sendall, b"late")
+    assert stream.receive(10) == b"late"
+    stream.close()
+
+
+@in_engine()
+def test_deadlines_of_many_waits_are_each_their_own(rig: Rig) -> None:
+    import gevent
+
+    rig.engine.need_tick(0.1)
+    pairs = [dialled() for _ in range(30)]
+    ends: dict[int, float] = {}
+    begun = time.monotonic()
+
+    def wait(number: int) -> None:
+        stream = pairs[number][0]
+        try:
+            stream.receive(10, after(0.01 * (30 - number)))
+        except TimeoutError:
+            ends[number] = time.monotonic() - begun
+            gevent.sleep(0.005)  # the clock goes on with the others meanwhile
+        stream.close()
+
+    waiting = [gevent.spawn(wait, number) for number in range(30)]
+    pairs[7][1].sendall(b"in time")
+    gevent.joinall(waiting, timeout=DEADLINE)
+    assert set(ends) == set(range(30)) - {7}
+    assert all(0.01 * (30 - number) <= ends[number] < 1 for number in ends)
+
+
+@in_engine()
+def test_who_waits_for_a_stream_that_is_closed_hears_of_it(rig: Rig) -> None:
+    import gevent
+
+    stream, _ = dialled()
+    gevent.spawn_later(0.02, stream.close)
+    with pytest.raises(ConnectionError):
+        stream.receive(10, after(DEADLINE))
+
+
+@in_engine("server.keep_alive_timeout=60s", "server.min_rate_grace=60s", "server.timeout=60s")
+def test_the_tick_gets_finer_and_never_coarser(rig: Rig) -> None:
+    before = rig.engine.tick_seconds
+    rig.engine.need_tick(1000)
+    assert rig.engine.tick_seconds == before
+    rig.engine.need_tick(0.4)
+    assert rig.engine.tick_seconds == 0.05
+    rig.engine.need_tick(0.0001)
+    rig.engine.need_tick(10)
+    assert rig.engine.tick_seconds == 0.02
