@@ -68,10 +68,12 @@ cdef class Answering(Sending):
     cdef int send_small(self, Request request, const char *data, size_t length) except -1
     cdef int send_parts(self, Request request, object body) except -1
     cdef int send_stream(self, Request request, object body) except -1
+    cdef int put_out(self, Request request, const char *data, size_t length) except -1
     cdef int send_piece(self, Request request, bytes piece) except -1
     cdef int flush_head(self, Request request) except -1
     cdef int plan_head(self, Request request, object status, object headers, int64_t length) except -1
     cdef int continue_sending(self) except -1
+    cdef int flush_running(self) except -1
     cdef void finish(self, Request request, bint cut) noexcept
     cdef void end_body(self, Request request) noexcept
     cdef void record(self, Request request) noexcept
@@ -96,9 +98,9 @@ cdef class Request:
     cdef readonly str request_id
     cdef dict _params
     cdef str target
-    cdef Body body
-    cdef int minor
-    cdef bint head_only
+    cdef readonly Body body
+    cdef readonly int minor      # the client's version is HTTP/1.minor
+    cdef readonly bint head_only
     cdef bint keep_alive
     cdef bint close_wanted
     cdef readonly bint started
@@ -106,6 +108,7 @@ cdef class Request:
     cdef bytes head
     cdef Plan plan
     cdef int64_t promised        # body bytes that may still be sent; -1 = any
+    cdef size_t hold             # so many bytes of a stream may wait for a slow client; 0: the stream waits for it
     cdef int64_t sent_before
     cdef int64_t head_length
     cdef public object on_start  # asked by `start`: (status, headers) -> (headers, bytes -> bytes or None)

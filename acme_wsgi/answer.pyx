@@ -4,7 +4,7 @@
     plan_head -> respond -> send_... -> (parked while the client takes it) -> finish -> after
 
 Complete responses (bytes, files) are sent without a greenlet from the moment the socket takes no more; streams are
-sent from the handler's own, which is their backpressure.
+sent from the handler's own, which is their backpressure, except for what they let us hold (Response.buffer).
 
 Law: this file decides how a response is framed and what becomes of the connection after it. It never looks at
 bytes that come in, except to drop them.
@@ -22,7 +22,7 @@ from acme_wsgi.http.chunked cimport Chunked, chunked_next
 from acme_wsgi.http.environ cimport ascii
 from acme_wsgi.http.writer cimport FileBody, Parts, Prepared, write_head, write_interim
 from acme_wsgi.reactor cimport Channel, running
-from acme_wsgi.sending cimport ALL_OUT, TURN_OVER, Sending, Sent
+from acme_wsgi.sending cimport ALL_OUT, LAST_CHUNK, TURN_OVER, Sending, Sent
 
 cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
@@ -128,13 +128,22 @@ cdef class Request:
 
     def early_hints(self, headers):
         """Send a 103 with `headers` now (RFC 8297); nothing to a client of HTTP/1.0 or after the head."""
+        self.interim(103, headers)
+
+    def interim(self, int status, headers):
+        """Send an interim response now (RFC 9110 15.2); nothing to a client of HTTP/1.0 or after the head.
+
+        status: 100 to 199 but not 101, which is final; ValueError for another, or for fields that it can't have.
+        """
         cdef bytes interim
         headers = list(headers)           # before the shared buffer is touched: iterating it may block
         if self.minor < 1 or self.started or self.connection is None:
             return
         self.connection.service.out.used = 0
-        write_interim(self.connection.service.out, headers)
+        write_interim(self.connection.service.out, status, headers)
         interim = self.connection.service.out.getvalue()
+        if status == 100 and self.body is not NO_BODY:
+            self.body.expect = False
         self.connection.send_all(PyBytes_AS_STRING(interim), len(interim))
 
     def limit_body(self, long long size):
@@ -200,6 +209,8 @@ cdef class Answering(Sending):
         if self.request is not request:
             raise ClientDisconnected("the request was over before its handler was")
         if request.started:
+            if response.buffer > 0:
+                request.hold = <size_t>response.buffer
             return self.send_stream(request, body)
         if type(body) is bytes:
             data = <bytes>body
@@ -216,6 +227,8 @@ cdef class Answering(Sending):
             return self.send_parts(request, body)
         self.plan_head(request, response.status, response.headers, -1)
         self.hold_head(request)
+        if response.buffer > 0:
+            request.hold = <size_t>response.buffer
         return self.send_stream(request, body)
 
     cdef int hand_over(self) except -1:
@@ -323,18 +336,28 @@ cdef class Answering(Sending):
         if request.head_pending:
             self.flush_head(request)
         if request.plan.chunked and not request.plan.bodiless:
-            self.send_all(b"0\r\n\r\n", 5)
+            if request.hold:
+                request.hold += LAST_CHUNK            # the end of what could all be held never waits
+            self.put_out(request, b"0\r\n\r\n", LAST_CHUNK)
         elif request.promised > 0 and not request.plan.bodiless:
             request.missing = request.promised
+        if self.held is not None:
+            return self.hand_over()       # its event continues it
         self.finish(request, False)
         return 0
+
+    cdef int put_out(self, Request request, const char *data, size_t length) except -1:
+        """Send bytes of a stream, waiting for the client as the response wants it. `data` must stay valid."""
+        if request.hold:
+            return self.send_or_hold(data, length, request.hold)
+        return self.send_all(data, length)
 
     cdef int flush_head(self, Request request) except -1:
         """A head without a body to leave with."""
         cdef bytes head = request.head
         request.head_pending = False
         request.head = None
-        self.send_all(PyBytes_AS_STRING(head), len(head))
+        self.put_out(request, PyBytes_AS_STRING(head), len(head))
         return 0
 
     cdef int send_piece(self, Request request, bytes piece) except -1:
@@ -368,27 +391,29 @@ cdef class Answering(Sending):
         out.put(PyBytes_AS_STRING(piece), len(piece))
         if request.plan.chunked:
             out.put(b"\r\n", 2)
-        taken = self.try_send(out.data, out.used, 0)
+        taken = self.try_send(out.data, out.used, 0) if self.held is None else 0
         if taken == <ssize_t>out.used:
             return 0
         rest = out.data[taken if taken > 0 else 0:out.used]
-        return self.send_all(PyBytes_AS_STRING(rest), len(rest))
+        return self.put_out(request, PyBytes_AS_STRING(rest), len(rest))
 
     cdef int send_large_piece(self, Request request, bytes piece) except -1:
         """The scratch buffer holds what stands before the piece."""
         cdef Scratch out = self.service.out
         cdef size_t before = out.used
         cdef bytes rest
-        cdef ssize_t taken = self.try_send_two(out.data, before, PyBytes_AS_STRING(piece), len(piece))
+        cdef ssize_t taken = 0
+        if self.held is None:
+            taken = self.try_send_two(out.data, before, PyBytes_AS_STRING(piece), len(piece))
         if taken < 0:
             taken = 0
         if <size_t>taken < before:
             rest = out.data[taken:before]
-            self.send_all(PyBytes_AS_STRING(rest), len(rest))
+            self.put_out(request, PyBytes_AS_STRING(rest), len(rest))
             taken = before
-        self.send_all(PyBytes_AS_STRING(piece) + (taken - before), len(piece) - (taken - before))
+        self.put_out(request, PyBytes_AS_STRING(piece) + (taken - before), len(piece) - (taken - before))
         if request.plan.chunked:
-            self.send_all(b"\r\n", 2)
+            self.put_out(request, b"\r\n", 2)
         return 0
 
     cdef int continue_sending(self) except -1:
@@ -406,6 +431,15 @@ cdef class Answering(Sending):
             self.finish(request, False)
         elif sent == TURN_OVER:
             self.reactor.make_ready(self)
+        return 0
+
+    cdef int flush_running(self) except -1:
+        """The handler is at work, and the client may take something of what is held for it."""
+        try:
+            self.flush_held()
+        except OSError as error:
+            # The handler hears of it in its next write.
+            log.debug("%s: %s", self.address, error)
         return 0
 
     # ---- the end of a request ---------------------------------------------------------------------

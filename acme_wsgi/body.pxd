@@ -7,13 +7,13 @@ from acme_wsgi.stream cimport Stream
 cdef class Body:
     cdef Stream stream           # None: there is no body, or the request is over
     cdef bint over               # the request is over
-    cdef bint chunked
-    cdef bint done               # everything was read from the stream
+    cdef readonly bint chunked
+    cdef readonly bint done               # everything was read from the stream
     cdef bint expect             # a 100 (Continue) is owed before the first wait
     cdef int64_t remaining       # bytes of Content-Length not yet taken from the stream
-    cdef int64_t total           # body bytes so far, for the limit
+    cdef readonly int64_t total           # body bytes so far, for the limit
     cdef int64_t limit
-    cdef int64_t length          # Content-Length, -1 without
+    cdef readonly int64_t length          # Content-Length, -1 without
     cdef Chunked decoder
     cdef bytes ahead             # read, but not handed out yet (lines),
     cdef Py_ssize_t ahead_at     # from here on

@@ -243,6 +243,14 @@ cdef class Body:
             return b""
         return self.exactly(size)
 
+    def read1(self, size_t size=PIECE):
+        """1 to `size` bytes: what is there, or what comes next; b"" at the end. For who passes the body on."""
+        if size == 0:
+            return b""
+        if self.ahead is not None:
+            return self.take_ahead(min(self.ahead_at + <Py_ssize_t>size, <Py_ssize_t>len(self.ahead)))
+        return self.some(size if size < LARGEST else LARGEST)
+
     def readline(self, size=-1):
         """One line with its end, at most `size` bytes of it."""
         cdef Py_ssize_t at, end, stop, have = 0, most = -1 if size is None or size < 0 else size

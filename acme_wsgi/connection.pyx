@@ -91,7 +91,8 @@ cdef class Connection(Waiting):
         if self.expired:
             return self.expire()
         if self.list_number == LIST_RUN:
-            return 0                      # the handler will find out when it reads or writes
+            # The handler will find out when it reads or writes; what it lets us hold is ours to send.
+            return self.flush_running() if self.held is not None else 0
         if self.list_number == LIST_SEND:
             return self.continue_sending()
         if self.list_number == LIST_LINGER:
@@ -480,6 +481,12 @@ cdef class Connection(Waiting):
                     error = ClientDisconnected("the client is too slow in taking its response")
                     self.rude = 1         # what the kernel still holds for it would stay there for minutes
                 self.greenlet.throw(error)
+        elif self.held is not None and self.too_slow(now, grace_ns, send_rate):
+            self.service.slot.data.timeouts += 1
+            self.rude = 1
+            self.break_off()
+            if request is not None and request.greenlet is not None:
+                request.greenlet.throw(ClientDisconnected("the client is too slow in taking its response"))
         elif request is not None and request.greenlet is not None \
                 and now - request.clock_ns - self.client_wait_ns > request.timeout_ns:
             # Once more after another timeout, should the handler swallow this.
@@ -495,7 +502,7 @@ cdef class Connection(Waiting):
         cdef int64_t taken
         if now - self.window_ns < grace_ns or self.load is not None:
             return False
-        if self.list_number == LIST_SEND or self.waiting == WAIT_WRITE:
+        if self.list_number == LIST_SEND or self.waiting == WAIT_WRITE or self.held is not None and not self.waiting:
             # What the peer acknowledged, not what the kernel's buffer swallowed.
             taken = self.sent_total - self.unacknowledged()
             progress = taken - self.taken_before

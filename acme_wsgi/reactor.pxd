@@ -29,6 +29,7 @@ cdef class Channel:
     cdef uint8_t ended         # the peer will send no more; what it sent before may still be unread
     cdef uint8_t hung_up       # the peer reset or closed both ways
     cdef uint8_t queued        # stands in the ready queue
+    cdef uint8_t holding       # room is an event of its own, also while a greenlet waits to read
     cdef uint8_t list_number   # the timed list it stands in, 0 = none
     cdef object greenlet       # who waits
     cdef int64_t since_ns      # when it entered its list

@@ -464,7 +464,7 @@ cdef class Reactor:
             round_ -= 1
             channel = <Channel>self.ready.popleft()
             channel.queued = 0
-            if channel.fd >= 0 and not channel.waiting:
+            if channel.fd >= 0 and (not channel.waiting or channel.holding and channel.waiting == WAIT_READ):
                 self.waiting_ns = channel.noticed_ns
                 channel.on_event()
                 if self.leader is not me:
@@ -501,4 +501,6 @@ cdef inline void *note(Reactor reactor, epoll_event *event) noexcept:
     if (<Channel>at).hung_up or ((<Channel>at).waiting == WAIT_READ and (<Channel>at).readable) \
             or ((<Channel>at).waiting == WAIT_WRITE and event.events & EPOLLOUT):
         reactor.woken.append(<Channel>at)
+    if (<Channel>at).holding and (<Channel>at).waiting == WAIT_READ and event.events & EPOLLOUT:
+        return at
     return NULL

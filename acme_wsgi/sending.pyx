@@ -1,6 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""Complete responses on their way out: bytes and files, piece after piece, as fast as the peer takes them.
+"""Responses on their way out without a greenlet: bytes and files, piece after piece, as fast as the peer takes them.
 
+    send_or_hold -> the peer takes it, or it is held -> flush_held, when there is room
     send_rest -> head -> piece: bytes             -> send
                          piece: a part of a file  -> in memory?  sendfile, or send from a mapping
                                                   -> else        an I/O thread reads, then as above
@@ -17,18 +18,22 @@ import os
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.errno cimport EAGAIN, EFAULT, EINTR, errno
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.files.openfile cimport Mapping, OpenFile
 from acme_wsgi.http.writer cimport DIRECT, MAPPING, READ
 from acme_wsgi.loading cimport is_resident, new_buffer
+from acme_wsgi.reactor cimport WAIT_WRITE
 from acme_wsgi.stream cimport is_gone, lost
 
 cdef extern from "<sys/types.h>" nogil:
     ctypedef long off_t
 
 cdef extern from "<sys/socket.h>" nogil:
-    int MSG_MORE
+    int shutdown(int fd, int how)
+    int MSG_MORE, SHUT_WR
 
 cdef extern from "<sys/sendfile.h>" nogil:
     ssize_t sendfile(int to, int source, off_t *offset, size_t count)
@@ -38,8 +43,112 @@ cdef enum:
     TURN = 4194304           # bytes of one response before others get their turn
 
 
+cdef class Held:
+    """A ring of output. Its memory is taken when something has to wait, and given back when nothing does."""
+
+    def __cinit__(self, size_t size):
+        self.data = <char *>malloc(size)
+        if self.data == NULL:
+            raise MemoryError
+        self.size = size
+
+    def __dealloc__(self):
+        free(self.data)
+
+    cdef int put(self, const char *data, size_t length) noexcept:
+        """Append bytes for which there is room."""
+        cdef size_t at = (self.first + self.used) % self.size
+        cdef size_t before_end = min(length, self.size - at)
+        memcpy(self.data + at, data, before_end)
+        memcpy(self.data, data + before_end, length - before_end)
+        self.used += length
+        return 0
+
+    cdef void drop(self, size_t length) noexcept:
+        self.first = (self.first + length) % self.size
+        self.used -= length
+
+
 cdef class Sending(Stream):
-    """A connection as far as it has something to send that is complete."""
+    """A connection as far as it has something to send that needs no greenlet."""
+
+    # ---- what a stream has sent and the peer doesn't take yet -----------------------------------------
+
+    cdef int send_or_hold(self, const char *data, size_t length, size_t limit) except -1:
+        """As `send_all`, but what the peer doesn't take is held, and waited for only where that is over `limit` bytes.
+
+        What waits is sent before anything else is. `data` must stay valid meanwhile.
+        """
+        cdef ssize_t taken
+        while length:
+            if self.held is None:
+                taken = self.try_send(data, length, 0)
+                if taken < 0:
+                    self.begin_holding(limit)
+                    continue
+            else:
+                taken = <ssize_t>min(length, limit - self.held.used if limit > self.held.used else 0)
+                self.held.put(data, <size_t>taken)
+            data += taken
+            length -= taken
+            # Only after a fresh refusal: the edge of the last one may have come and gone.
+            if length and self.held is not None and self.flush_held() == NO_ROOM and self.held.used >= limit:
+                self.wait_room()
+        return 0
+
+    cdef int begin_holding(self, size_t limit) except -1:
+        """The peer is slower than the stream: from now on its rate is watched, whoever waits for it."""
+        self.held = Held(limit + LAST_CHUNK)
+        self.holding = 1
+        self.open_window(monotonic_ns())
+        self.window_of = WAIT_WRITE
+        return 0
+
+    cdef Sent flush_held(self) except *:
+        """Push what is held. Raises OSError when the peer has gone; then nothing can follow."""
+        cdef Held held = self.held
+        cdef size_t before_end
+        cdef ssize_t taken
+        while held.used:
+            before_end = min(held.used, held.size - held.first)
+            try:
+                if before_end == held.used:
+                    taken = self.try_send(held.data + held.first, held.used, 0)
+                else:
+                    taken = self.try_send_two(held.data + held.first, before_end, held.data, held.used - before_end)
+            except BaseException:
+                self.break_off()
+                raise
+            if taken < 0:
+                return NO_ROOM
+            held.drop(<size_t>taken)
+        self.held = None
+        self.holding = 0
+        self.paused_ns = 0
+        return ALL_OUT
+
+    cdef int wait_room(self) except -1:
+        """Wait until the peer takes something of what is held. Its time is not the handler's."""
+        cdef int64_t since = monotonic_ns()
+        try:
+            self.wait(WAIT_WRITE)
+        except BaseException:
+            self.break_off()              # a part of a piece is held: nothing may follow it
+            raise
+        finally:
+            self.turn_ns = monotonic_ns()
+            self.client_wait_ns += self.turn_ns - since
+        return 0
+
+    cdef void break_off(self) noexcept:
+        """Something that was sent will not arrive: nothing may follow it, whatever the handler does."""
+        self.held = None
+        self.holding = 0
+        self.hung_up = 1
+        if self.fd >= 0:
+            shutdown(self.fd, SHUT_WR)
+
+    # ---- what is complete -----------------------------------------------------------------------------
 
     cdef void set_body(self, object body) noexcept:
         """`body`, bytes or a FileBody, is next."""
@@ -58,6 +167,8 @@ cdef class Sending(Stream):
         cdef size_t budget = TURN
         cdef bytes data
         cdef Sent sent
+        if self.held is not None:
+            return self.flush_held()      # a stream has nothing behind it
         if self.load is not None:
             return LOADING
         if self.read_error:
@@ -254,7 +365,8 @@ cdef class Sending(Stream):
         if self.load is not None:
             self.load.owner = None
             self.load = None
-        self.head_rest = self.body_rest = self.more = self.piece = None
+        self.head_rest = self.body_rest = self.more = self.piece = self.held = None
+        self.holding = 0
         self.body_left = self.read_error = 0
         self.paused = False
 

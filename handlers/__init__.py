@@ -73,6 +73,9 @@ class Request(Protocol):
     def early_hints(self, headers: Sequence[tuple[str, str]], /) -> None:
         """Send a 103 (Early Hints, RFC 8297)."""
 
+    def interim(self, status: int, headers: Sequence[tuple[str, str]], /) -> None:
+        """Send an interim response (RFC 9110 15.2): 100 to 199 but not 101."""
+
     def limit_body(self, size: int, /) -> None:
         """Allow bodies up to `size` bytes; raises HTTPError 413 if a larger one is announced."""
 

@@ -62,4 +62,4 @@ cdef class Scratch:
 
 cdef int write_head(Scratch out, object status, object headers, Plan *plan, int minor, bint head_only,
                     int64_t body_length, const char *date, bint server, object request_id) except -1
-cdef int write_interim(Scratch out, object headers) except -1
+cdef int write_interim(Scratch out, int status, object headers) except -1

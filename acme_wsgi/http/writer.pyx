@@ -11,6 +11,8 @@ from cpython.object cimport PyObject
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
+from acme_wsgi.errors import reason
+
 from acme_wsgi.http.grammar cimport is_field_value, is_token, same_name
 
 cdef extern from "Python.h":
@@ -352,17 +354,20 @@ cdef int write_head(Scratch out, object status, object headers, Plan *plan, int 
     return 0
 
 
-cdef int write_interim(Scratch out, object headers) except -1:
-    """Append a 103 (RFC 8297) with the given fields."""
+cdef int write_interim(Scratch out, int status, object headers) except -1:
+    """Append an interim response (RFC 9110 15.2) with the given fields; ValueError for a status that isn't one."""
     cdef Seen seen
     cdef Plan plan
     seen.date = seen.server = seen.request_id = False
     seen.length = -1
     plan.close = 0
-    out.put(b"HTTP/1.1 103 Early Hints\r\n", 26)
+    if not 100 <= status <= 199 or status == 101:
+        raise ValueError(f"status {status} is not one of an interim response")
+    line = b"HTTP/1.1 %d %s\r\n" % (status, reason(status).encode("ascii"))
+    out.put(PyBytes_AS_STRING(line), len(line))
     put_fields(out, headers, &seen, &plan)
     if seen.length >= 0:
-        raise ValueError("early hints have no Content-Length")
+        raise ValueError("an interim response has no Content-Length")
     out.put(b"\r\n", 2)
     return 0
 

@@ -34,7 +34,7 @@ class FakeRequest:
         self.params: dict[str, str] = {}
         self.started = False
         self.sent: list[Any] = []
-        self.hints: list[Sequence[tuple[str, str]]] = []
+        self.interims: list[tuple[int, Sequence[tuple[str, str]]]] = []
         self.closes_connection = False
         self.body_limit: int | None = None
         self.timeout: float | None = None
@@ -72,7 +72,10 @@ class FakeRequest:
         return self.sent.append
 
     def early_hints(self, headers: Sequence[tuple[str, str]]) -> None:
-        self.hints.append(headers)
+        self.interim(103, headers)
+
+    def interim(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        self.interims.append((status, headers))
 
     def limit_body(self, size: int) -> None:
         self.body_limit = size

@@ -191,3 +191,45 @@ def test_100_continue_is_sent_once_and_only_to_who_reads(rig: Rig) -> None:
     with rig.connect() as wire:
         reply = wire.send(head.replace(b"/read", b"/no")).reply()
         assert (reply.status, reply.header("Connection")) == (200, "close")
+
+
+@in_engine()
+def test_read1_returns_what_is_there_and_takes_turns_with_the_others(rig: Rig) -> None:
+    sizes: list[int] = []
+
+    def dispatch(request: Any) -> Response:
+        assert request.body is request.environ["wsgi.input"] and request.body.read1(0) == b""
+        pieces = [
+            request.body.readline(),
+            request.body.read1(3),
+            request.body.read1(100_000),
+            request.body.read(2),
+        ]
+        while piece := request.body.read1(5000):
+            sizes.append(len(piece))
+            pieces.append(piece)
+        assert request.body.done and request.body.total == len(LINES) and request.body.read1() == b""
+        return Response(OK, [], b"".join(pieces))
+
+    rig.dispatch = dispatch
+    both_framings(rig, LINES)
+    assert 0 < max(sizes) <= 5000
+
+
+@in_engine()
+def test_read1_does_not_wait_for_more_than_one_byte(rig: Rig) -> None:
+    from gevent.event import Event
+
+    seen = Event()
+
+    def dispatch(request: Any) -> Response:
+        first = request.body.read1(100_000)
+        seen.set()
+        return Response(OK, [], b"%d" % (len(first) + len(request.body.read())))
+
+    rig.dispatch = dispatch
+    with rig.connect() as wire:
+        wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n", b"x" * 70_000)
+        assert seen.wait(10)
+        wire.send(b"x" * 30_000)
+        assert wire.reply().body == b"100000"

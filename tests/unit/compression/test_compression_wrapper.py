@@ -674,3 +674,12 @@ def test_an_applications_own_gzip_is_not_encoded_again(body: bytes) -> None:
         file.write(body * 20)
     got = answer(buffer.getvalue(), ("Content-Encoding", "gzip"), accept="br, gzip, identity;q=0")
     assert got.body == buffer.getvalue()
+
+
+def test_what_may_be_held_stays_so_when_a_stream_is_encoded() -> None:
+    def stream(request: Any) -> Response:
+        return Response("200 OK", [HTML], iter([PAGE, PAGE]), buffer=70_000)
+
+    response = with_compression(stream, Compression())(FakeRequest(HTTP_ACCEPT_ENCODING="gzip"))
+    assert response.buffer == 70_000
+    assert gzip.decompress(receive(response).body) == PAGE * 2
