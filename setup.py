@@ -28,6 +28,7 @@ CYTHON_MODULES = [
     "acme_wsgi.sending",
     "acme_wsgi.body",
     "acme_wsgi.answer",
+    "acme_wsgi.tunnel",
     "acme_wsgi.admission",
     "acme_wsgi.connection",
     "acme_wsgi.engine",

@@ -19,6 +19,8 @@ cdef enum:
     LIST_LINGER = 6     # answered and half-closed, waiting for the peer's end
     LIST_QUEUE = 7      # the request is here, but the worker runs as many as it may
     LIST_GRANTED = 8    # it may run: its turn comes as soon as that of those before it
+    # 9 is the reactor's own
+    LIST_TUNNEL = 10    # it was answered with 101: bytes pass to another server and back
 
 
 cdef enum:

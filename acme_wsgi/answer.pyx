@@ -449,6 +449,8 @@ cdef class Answering(Sending):
         if request.over:
             return
         request.over = True
+        if self.ears is not None:
+            self.ears.parted(self, cut)
         if request.overlong or request.missing:
             request.plan.close = 1
             log_misfit(request)

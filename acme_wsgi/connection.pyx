@@ -35,6 +35,7 @@ from acme_wsgi.answer cimport (
     LIST_QUEUE,
     LIST_RUN,
     LIST_SEND,
+    LIST_TUNNEL,
     NO_BODY,
     Service,
     call_closer,
@@ -46,9 +47,10 @@ from acme_wsgi.http.chunked cimport Chunked, chunked_next, chunked_start
 from acme_wsgi.http.environ cimport ascii, latin1, method_name, put_fields
 from acme_wsgi.http.grammar cimport same_name
 from acme_wsgi.http.h1 cimport Head, normalise_path, read_head
-from acme_wsgi.http.writer cimport Response
+from acme_wsgi.http.writer cimport Response, Tunnel
 from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE, running
 from acme_wsgi.scoreboard cimport SlotData
+from acme_wsgi.tunnel cimport Pump, open_tunnel
 
 cdef extern from "Python.h":
     object PyContext_New()
@@ -99,6 +101,9 @@ cdef class Connection(Waiting):
             return self.discard()
         if self.list_number == LIST_QUEUE:
             return self.turn_away() if self.ended else 0
+        if self.list_number == LIST_TUNNEL:
+            self.ears.heard(self)
+            return 0
         return self.receive()
 
     # ---- bytes in ---------------------------------------------------------------------------------
@@ -375,7 +380,10 @@ cdef class Connection(Waiting):
                 response = self.service.dispatch(request)
                 if not isinstance(response, Response):
                     raise TypeError(f"a handler must return a Response, not {type(response).__name__}")
-                self.respond(request, <Response>response)
+                if type((<Response>response).body) is Tunnel:
+                    open_tunnel(self, request, <Response>response)
+                else:
+                    self.respond(request, <Response>response)
                 if request.over and request.closer is not None:
                     # We were closed while the response waited for an I/O thread to take its first reading.
                     call_closer(request)
@@ -439,6 +447,8 @@ cdef class Connection(Waiting):
             self.close(True)
         elif number == LIST_IDLE or number == LIST_LINGER:
             self.close(False)
+        elif number == LIST_TUNNEL:
+            return (<Pump>self.ears).expire()
         return 0
 
     cdef int last_look(self) except -1:

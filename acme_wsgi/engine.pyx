@@ -32,6 +32,7 @@ from acme_wsgi.answer cimport (
     LIST_QUEUE,
     LIST_RUN,
     LIST_SEND,
+    LIST_TUNNEL,
     Request,
     Service,
     grant,
@@ -41,6 +42,7 @@ from acme_wsgi.connection cimport Connection
 from acme_wsgi.reactor cimport Channel, Reactor
 from acme_wsgi.scoreboard cimport Scoreboard, Slot, SlotData
 from acme_wsgi.stream cimport Stream
+from acme_wsgi.tunnel cimport Pump
 
 cdef extern from "<arpa/inet.h>" nogil:
     const char *inet_ntop(int family, const void *source, char *target, unsigned int size)
@@ -325,7 +327,7 @@ cdef class Engine(Reactor):
             number = (<Channel>channel).list_number
             if number == LIST_IDLE or number == LIST_HEAD and (<Connection>channel).end == (<Connection>channel).start:
                 waiting += 1
-        for number in (LIST_BODY, LIST_RUN, LIST_SEND, LIST_QUEUE, LIST_GRANTED):
+        for number in (LIST_BODY, LIST_RUN, LIST_SEND, LIST_QUEUE, LIST_GRANTED, LIST_TUNNEL):
             waiting += self.lists[number].length
         return waiting
 
@@ -534,6 +536,7 @@ cdef class Engine(Reactor):
                 self.tell_ns = now + COMPLAIN_NS if self.tell_shed() else 0
             self.expire_slow(LIST_BODY, now, self.receive_rate)
             self.expire_slow(LIST_SEND, now, self.send_rate)
+            self.expire_tunnels(now)
             for channel in self.members(LIST_RUN):
                 if (<Connection>channel).list_number == LIST_RUN:
                     (<Connection>channel).check(now, self.grace_ns, self.receive_rate, self.send_rate)
@@ -558,6 +561,15 @@ cdef class Engine(Reactor):
             if (<Channel>channel).since_ns < until and (<Connection>channel).end == (<Connection>channel).start:
                 (<Connection>channel).expired = 1
                 self.make_ready(<Connection>channel)
+        return 0
+
+    cdef int expire_tunnels(self, int64_t now) except -1:
+        cdef void *at = self.lists[LIST_TUNNEL].first
+        while at != NULL:
+            if (<Pump>(<Connection>at).ears).is_idle(now):
+                (<Connection>at).expired = 1
+                self.make_ready(<Connection>at)
+            at = (<Channel>at).next
         return 0
 
     cdef bint tell_shed(self) except? True:

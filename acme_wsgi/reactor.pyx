@@ -140,7 +140,7 @@ cdef class Channel:
 
 
 cdef class Reactor:
-    """One per worker. `tick_seconds` is the resolution of every timer."""
+    """One per worker. `tick_seconds` is the resolution of every timer: `need_tick` makes it finer."""
 
     def __cinit__(self, *_):
         self.epoll = -1

@@ -8,6 +8,7 @@ from acme_wsgi.reactor cimport Channel
 cdef class Ears:
     # Who hears of events on streams that are not its own.
     cdef void heard(self, Stream stream) noexcept
+    cdef void parted(self, Stream stream, bint cut) noexcept
 
 
 cdef class Stream(Channel):

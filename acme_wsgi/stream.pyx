@@ -64,6 +64,9 @@ cdef class Ears:
     cdef void heard(self, Stream stream) noexcept:
         """Something happened on the stream and nobody waits for it. Runs in a leader greenlet and may block."""
 
+    cdef void parted(self, Stream stream, bint cut) noexcept:
+        """Whoever uses the stream has done with it: no more will be heard. `cut`: before its proper end."""
+
 
 cdef class Stream(Channel):
     """A connected socket in the reactor's care.

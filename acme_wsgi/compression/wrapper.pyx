@@ -209,7 +209,7 @@ cdef class Rules:
         if not look(headers, seen) or seen.kind < 0 or seen.settled \
                 or not self.compressible((<tuple>headers[seen.kind])[1]):
             return False
-        return code not in (0, 204, 205, 206, 304) and (not seen.cache_control or transformable(headers))
+        return code not in (0, 101, 204, 205, 206, 304) and (not seen.cache_control or transformable(headers))
 
     cdef Response apply(self, object request, Response response):
         """The response as it goes out, changed in place."""

@@ -9,6 +9,7 @@ cdef struct Plan:
     uint8_t chunked
     uint8_t close        # the connection ends with this response
     uint8_t bodiless     # no body follows this head, whatever the application returned
+    uint8_t switching    # of a 101: SWITCHING, and NAMED once Upgrade has said to what; of others 0
 
 
 cdef struct Seen:            # fields that the application has set itself
@@ -43,6 +44,12 @@ cdef class Prepared:
     cdef Seen seen
 
 
+cdef class Tunnel:
+    cdef readonly object stream
+    cdef readonly bytes first
+    cdef readonly double idle_seconds
+
+
 cdef class Response:
     cdef public object status
     cdef public object headers
@@ -62,4 +69,5 @@ cdef class Scratch:
 
 cdef int write_head(Scratch out, object status, object headers, Plan *plan, int minor, bint head_only,
                     int64_t body_length, const char *date, bint server, object request_id) except -1
+cdef int write_switch(Scratch out, object status, object headers, Plan *plan, object request_id) except -1
 cdef int write_interim(Scratch out, int status, object headers) except -1

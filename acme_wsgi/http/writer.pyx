@@ -30,6 +30,10 @@ cdef extern from "Python.h":
 cdef enum:
     MAX_HEAD = 1048576       # bytes of one response head
 
+cdef enum:
+    SWITCHING = 1
+    NAMED = 2
+
 
 cdef class FileBody:
     """A body that is a part of an open file.
@@ -73,7 +77,7 @@ cdef class Prepared:
     def __init__(self, headers):
         cdef Scratch out = Scratch()
         cdef Plan plan
-        plan.close = 0
+        plan.close = plan.switching = 0
         self.seen.date = self.seen.server = self.seen.request_id = False
         self.seen.length = -1
         self.pairs = tuple(headers)
@@ -86,12 +90,29 @@ cdef class Prepared:
         return iter(self.pairs)
 
 
+cdef class Tunnel:
+    """The body of a 101: from its head on, bytes pass between the client and another server until both have ended.
+
+    stream: a connected acme_wsgi.stream.Stream in the reactor's care, for reading and writing; it belongs to the
+    server from the moment that the handler returns, which closes it however the tunnel ends. first: what came from it
+    behind its own 101. idle_seconds: after so long without a byte either way the tunnel ends, 0 = never. Raises
+    ValueError for a time below 0.
+    """
+
+    def __init__(self, stream, bytes first not None=b"", double idle_seconds=0):
+        if not idle_seconds >= 0:
+            raise ValueError(f"a tunnel can't be idle for {idle_seconds} seconds")
+        self.stream = stream
+        self.first = first
+        self.idle_seconds = idle_seconds
+
+
 cdef class Response:
     """One response: what comes back from the pipeline.
 
     status: the status line's code and reason, "200 OK". headers: a list of (name, value) pairs of str, or Prepared.
-    body: bytes, a FileBody, Parts or an iterator of bytes. close: called exactly once when the response has ended,
-    however it ended; None if there is nothing to close. buffer: of an iterator, how many bytes may be held for a client
+    body: bytes, a FileBody, Parts or an iterator of bytes; of a 101, a Tunnel. close: called exactly once when the
+    response has ended, however it ended; None if there is nothing to close. buffer: of an iterator, how many bytes may be held for a client
     that is slower than it; 0 = the iterator waits for the client.
     """
 
@@ -175,8 +196,8 @@ cdef const char *latin1(object text, size_t *length, str what) except NULL:
     return <const char *>PyUnicode_DATA(text)
 
 
-cdef int read_status(const char *text, size_t length, object status) except -1:
-    """The code of a status line's "200 OK"."""
+cdef int read_status(const char *text, size_t length, object status, bint switching) except -1:
+    """The code of a status line's "200 OK": that of a final response, or 101 if the protocol is `switching`."""
     cdef int code = 0
     cdef size_t index
     if length < 3 or (length > 3 and text[3] != c' ') or not is_field_value(text, length):
@@ -185,7 +206,10 @@ cdef int read_status(const char *text, size_t length, object status) except -1:
         if not c'0' <= text[index] <= c'9':
             raise ValueError(f"status must be like '200 OK', not {status!a:.120}")
         code = code * 10 + (text[index] - c'0')
-    if not 200 <= code <= 599:
+    if switching:
+        if code != 101:
+            raise ValueError(f"a tunnel begins with status 101, not {code}")
+    elif not 200 <= code <= 599:
         raise ValueError(f"status {code} is not one of a final response")
     return code
 
@@ -203,8 +227,11 @@ cdef int64_t read_length(const char *text, size_t length) except -2:
 
 
 cdef int note_connection(const char *value, size_t length, Plan *plan) except -1:
-    """Framing is the server's; an application may only ask for the connection's end."""
-    if same_name(value, length, b"close", 5):
+    """Framing is the server's; an application may only ask for the connection's end, or switch its protocol."""
+    if plan.switching:
+        if not same_name(value, length, b"upgrade", 7):
+            raise ValueError("Connection of a 101 is something other than upgrade")
+    elif same_name(value, length, b"close", 5):
         plan.close = 1
     elif not same_name(value, length, b"keep-alive", 10):
         raise ValueError("the application set Connection to something other than close or keep-alive")
@@ -239,7 +266,9 @@ cdef bint claim_field(const char *name, size_t name_length, const char *value, s
         if same_name(name, 17, b"transfer-encoding", 17):
             raise ValueError("Transfer-Encoding is a field of the connection, which is the server's")
     elif name_length == 7:
-        if same_name(name, 7, b"upgrade", 7) or same_name(name, 7, b"trailer", 7):
+        if plan.switching and same_name(name, 7, b"upgrade", 7):
+            plan.switching |= NAMED
+        elif same_name(name, 7, b"upgrade", 7) or same_name(name, 7, b"trailer", 7):
             raise ValueError("Upgrade and Trailer are fields of the connection, which is the server's")
     elif name_length == 2:
         if same_name(name, 2, b"te", 2):
@@ -315,7 +344,7 @@ cdef int write_head(Scratch out, object status, object headers, Plan *plan, int 
     cdef const char *text = latin1(status, &length, "status")
     seen.date = seen.server = seen.request_id = False
     seen.length = -1
-    plan.status = read_status(text, length, status)
+    plan.status = read_status(text, length, status, False)
     # RFC 9112 2.3: the answer carries our version, whatever minor version was asked.
     out.put(b"HTTP/1.1 ", 9)
     out.put(text, length)
@@ -354,13 +383,47 @@ cdef int write_head(Scratch out, object status, object headers, Plan *plan, int 
     return 0
 
 
+cdef int write_switch(Scratch out, object status, object headers, Plan *plan, object request_id) except -1:
+    """Append the head of a 101 (RFC 9110 15.2.2), after which the bytes are another protocol's.
+
+    Raises TypeError and ValueError for what the application got wrong, a missing Upgrade included.
+    """
+    cdef Seen seen
+    cdef size_t length = 0
+    cdef const char *text = latin1(status, &length, "status")
+    seen.date = seen.server = seen.request_id = False
+    seen.length = -1
+    plan.status = read_status(text, length, status, True)
+    plan.switching = SWITCHING
+    plan.length = -1
+    plan.chunked = plan.bodiless = 0
+    plan.close = 1
+    out.put(b"HTTP/1.1 ", 9)
+    out.put(text, length)
+    if length == 3:
+        out.put(b" ", 1)
+    out.put(b"\r\n", 2)
+    put_fields(out, headers, &seen, plan)
+    if seen.length >= 0:
+        raise ValueError("a 101 has no Content-Length")
+    if not plan.switching & NAMED:
+        raise ValueError("a 101 names the protocol in Upgrade")
+    if not seen.request_id:
+        text = latin1(request_id, &length, "request id")
+        out.put(b"X-Request-ID: ", 14)
+        out.put(text, length)
+        out.put(b"\r\n", 2)
+    out.put(b"Connection: Upgrade\r\n\r\n", 23)
+    return 0
+
+
 cdef int write_interim(Scratch out, int status, object headers) except -1:
     """Append an interim response (RFC 9110 15.2) with the given fields; ValueError for a status that isn't one."""
     cdef Seen seen
     cdef Plan plan
     seen.date = seen.server = seen.request_id = False
     seen.length = -1
-    plan.close = 0
+    plan.close = plan.switching = 0
     if not 100 <= status <= 199 or status == 101:
         raise ValueError(f"status {status} is not one of an interim response")
     line = b"HTTP/1.1 %d %s\r\n" % (status, reason(status).encode("ascii"))
@@ -380,6 +443,7 @@ def render_head(status, headers, body_length=0, *, minor=1, head_only=False, clo
     cdef Scratch out = Scratch()
     cdef Plan plan
     plan.close = close
+    plan.switching = 0
     write_head(out, status, headers, &plan, minor, head_only, body_length,
                b"Thu, 01 Jan 1970 00:00:00 GMT", True, request_id)
     return out.getvalue(), (bool(plan.chunked), plan.length, bool(plan.close))

@@ -192,13 +192,24 @@ def _child(
         os._exit(status)
 
 
-def dialled(timeout: float = DEADLINE) -> tuple[Any, socket.socket]:
-    """A stream in the engine's care and the socket at its other end, whose waiting lets the engine work."""
+def dialled(timeout: float = DEADLINE, *, buffers: int = 0) -> tuple[Any, socket.socket]:
+    """A stream in the engine's care and the socket at its other end, whose waiting lets the engine work.
+
+    :param buffers: how much the kernel is asked to hold for each end, in bytes; 0: what it likes
+    """
     import gevent.socket
 
     from acme_wsgi.stream import Dialled
 
-    ours, other = socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        if buffers:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
+        ours = socket.create_connection(listener.getsockname())
+        other = listener.accept()[0]
+    if buffers:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
     theirs = gevent.socket.socket(fileno=other.detach())
     theirs.settimeout(timeout)
     return Dialled(ours), theirs

@@ -42,6 +42,7 @@ FLOORS = {
     "engine": 6,
     "connection": 6,
     "answer": 6,
+    "tunnel": 6,
     "body": 6,
     "sending": 6,
     "loading": 6,
