@@ -9,12 +9,11 @@ lines of one name joined in their order.
 import sys
 
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
-from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
+from acme_wsgi.http.fields cimport Field
 from acme_wsgi.http.grammar cimport same_name
-from acme_wsgi.http.h1 cimport Field
+from acme_wsgi.http.known cimport Known, Names, find_name, learn_name
 
 cdef extern from "Python.h":
     object PyUnicode_DecodeLatin1(const char *text, Py_ssize_t length, const char *errors)
@@ -22,21 +21,7 @@ cdef extern from "Python.h":
     void *PyUnicode_1BYTE_DATA(object text)
     PyObject *PyDict_SetDefault(object mapping, object key, object value) except NULL
 
-cdef enum:
-    SLOTS = 2048         # a power of two; at most half are used
-    MAX_LEARNED = 1024
-    MAX_NAME = 64        # longer names are not learned
-
-
-cdef struct Known:
-    uint32_t hash
-    uint16_t length
-    char name[64]        # as it was sent: clients keep to one spelling, and bytes compare faster than letters
-    PyObject *key        # NULL: free
-
-
-cdef Known known[SLOTS]
-cdef int learned = 0
+cdef Names names
 
 cdef str GET = "GET"
 cdef str POST = "POST"
@@ -76,26 +61,11 @@ cdef object make_key(Field *field):
 
 cdef object environ_key(Field *field):
     """The environ's key for a field name; spellings seen before cost one look."""
-    global learned
-    cdef uint32_t slot = field.hash & (SLOTS - 1)
-    cdef Known *entry
-    cdef int index
-    while True:
-        entry = &known[slot]
-        if entry.key == NULL:
-            break
-        if entry.hash == field.hash and entry.length == field.name_length \
-                and memcmp(entry.name, field.name, field.name_length) == 0:
-            return <object>entry.key
-        slot = (slot + 1) & (SLOTS - 1)
+    cdef Known *entry = find_name(&names, field)
+    if entry.text != NULL:
+        return <object>entry.text
     key = make_key(field)
-    if learned < MAX_LEARNED and field.name_length <= MAX_NAME:
-        memcpy(entry.name, field.name, field.name_length)
-        entry.length = field.name_length
-        entry.hash = field.hash
-        Py_INCREF(key)
-        entry.key = <PyObject *>key
-        learned += 1
+    learn_name(&names, entry, field, key)
     return key
 
 

@@ -1,18 +1,8 @@
 # HTTP/1.1 as C structures, for the modules on the path of a request.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-cdef enum:
-    MAX_FIELDS = 100
-
-cdef struct Field:
-    const char *name
-    const char *value
-    uint32_t value_length
-    uint16_t name_length
-    uint8_t underscore
-    uint8_t ascii            # no byte of the value is above 0x7F
-    uint32_t hash            # of the lower-case name
+from acme_wsgi.http.fields cimport Field
 
 cdef struct Head:
     const char *method

@@ -11,18 +11,17 @@ from libc.string cimport memchr, memcmp, memset
 
 from acme_wsgi.errors import HTTPError
 
-from acme_wsgi.http.grammar cimport (
-    CLASS,
-    HEX,
-    REG_NAME,
-    TARGET,
-    TCHAR,
-    hex_value,
-    judge_value,
-    name_hash,
-    name_hash_step,
-    same_name,
+from acme_wsgi.http.fields cimport (
+    MAX_FIELDS,
+    Field,
+    Options,
+    is_named,
+    persists,
+    read_connection,
+    read_field,
+    read_length,
 )
+from acme_wsgi.http.grammar cimport CLASS, HEX, REG_NAME, TARGET, TCHAR, hex_value, name_hash, same_name
 
 cdef extern from "<arpa/inet.h>" nogil:
     int inet_pton(int family, const char *source, void *target)
@@ -245,94 +244,20 @@ cdef Py_ssize_t normalise_path(const char *path, size_t length, char *out) noexc
 
 # ---- the fields -----------------------------------------------------------------------------------
 
-cdef int read_field(const char *line, size_t length, Field *field) noexcept nogil:
-    """field-name ":" OWS field-value OWS (RFC 9112 5); 0, or -1 if it isn't one."""
-    cdef size_t index = 0
-    cdef uint32_t hashed = 2166136261
-    cdef unsigned char c
-    cdef int judged
-    field.underscore = 0
-    while index < length:
-        c = <unsigned char>line[index]
-        if not CLASS[c] & TCHAR:
-            break
-        if c == c'_':
-            field.underscore = 1
-        hashed = name_hash_step(hashed, c)
-        index += 1
-    if index == 0 or index == length or line[index] != c':' or index > 65535:
-        return -1
-    field.name = line
-    field.name_length = <uint16_t>index
-    field.hash = hashed
-    index += 1
-    while index < length and (line[index] == c' ' or line[index] == c'\t'):
-        index += 1
-    while length > index and (line[length - 1] == c' ' or line[length - 1] == c'\t'):
-        length -= 1
-    field.value = line + index
-    field.value_length = <uint32_t>(length - index)
-    judged = judge_value(field.value, field.value_length)
-    field.ascii = judged == 1
-    return 0 if judged >= 0 else -1
-
-
 cdef struct Framing:
     int hosts
     int lengths
     int codings
-    int close
-    int keep_alive
-    int upgrade_option
+    Options options
     int upgrade
     int expect
     int expect_other
 
 
-cdef int read_length(Field *field, Head *head) noexcept nogil:
-    """Content-Length = 1*DIGIT (RFC 9110 8.6), at most 2^63-1."""
-    cdef uint32_t index
-    cdef uint64_t value = 0
-    if field.value_length == 0:
-        return -1
-    for index in range(field.value_length):
-        if not c'0' <= field.value[index] <= c'9':
-            return -1
-        if value > (<uint64_t>0x7FFFFFFFFFFFFFFF - (field.value[index] - c'0')) // 10:
-            return -1
-        value = value * 10 + (field.value[index] - c'0')
-    head.content_length = <int64_t>value
-    return 0
-
-
-cdef void read_connection(Field *field, Framing *framing) noexcept nogil:
-    """One line of the Connection list (RFC 9110 7.6.1)."""
-    cdef const char *text = field.value
-    cdef size_t index = 0, start, end
-    while index < field.value_length:
-        start = index
-        while index < field.value_length and text[index] != c',':
-            index += 1
-        end = index
-        index += 1
-        while start < end and (text[start] == c' ' or text[start] == c'\t'):
-            start += 1
-        while end > start and (text[end - 1] == c' ' or text[end - 1] == c'\t'):
-            end -= 1
-        if same_name(text + start, end - start, b"close", 5):
-            framing.close = 1
-        elif same_name(text + start, end - start, b"keep-alive", 10):
-            framing.keep_alive = 1
-        elif same_name(text + start, end - start, b"upgrade", 7):
-            framing.upgrade_option = 1
-
-
 cdef int note_field(Field *field, Head *head, Framing *framing) noexcept nogil:
     """Look at the fields that decide framing and routing; -1 with a refusal when one can't be trusted."""
     cdef uint32_t ignored = 0
-    cdef size_t length = field.name_length
-    cdef uint32_t hashed = field.hash
-    if hashed == HOST and same_name(field.name, length, b"host", 4):
+    if is_named(field, HOST, b"host", 4):
         framing.hosts += 1
         if framing.hosts > 1:
             return refuse(head, 400, b"more than one Host field")
@@ -342,22 +267,22 @@ cdef int note_field(Field *field, Head *head, Framing *framing) noexcept nogil:
             head.host = field.value
             head.host_length = ignored
             head.authority_length = field.value_length
-    elif hashed == CONTENT_LENGTH and same_name(field.name, length, b"content-length", 14):
+    elif is_named(field, CONTENT_LENGTH, b"content-length", 14):
         framing.lengths += 1
-        if framing.lengths > 1 or read_length(field, head) < 0:
+        if framing.lengths > 1 or read_length(field, &head.content_length) < 0:
             return refuse(head, 400, b"the Content-Length is not one plain number")
-    elif hashed == TRANSFER_ENCODING and same_name(field.name, length, b"transfer-encoding", 17):
+    elif is_named(field, TRANSFER_ENCODING, b"transfer-encoding", 17):
         framing.codings += 1
         if framing.codings > 1 or not same_name(field.value, field.value_length, b"chunked", 7):
             return refuse(head, 400, b"the only Transfer-Encoding understood is a single chunked")
         head.chunked = 1
-    elif hashed == CONNECTION and same_name(field.name, length, b"connection", 10):
-        read_connection(field, framing)
-    elif hashed == EXPECT and same_name(field.name, length, b"expect", 6):
+    elif is_named(field, CONNECTION, b"connection", 10):
+        read_connection(field, &framing.options)
+    elif is_named(field, EXPECT, b"expect", 6):
         framing.expect = 1
         if not same_name(field.value, field.value_length, b"100-continue", 12):
             framing.expect_other = 1
-    elif hashed == UPGRADE and same_name(field.name, length, b"upgrade", 7):
+    elif is_named(field, UPGRADE, b"upgrade", 7):
         framing.upgrade = 1
     return 0
 
@@ -379,11 +304,8 @@ cdef int settle(Head *head, Framing *framing, int deferred) noexcept nogil:
     if framing.expect_other and head.minor >= 1:
         return refuse(head, 417, b"the only expectation understood is 100-continue")
     head.expect_continue = framing.expect and head.minor >= 1
-    head.upgrade = framing.upgrade and framing.upgrade_option
-    if head.minor >= 1:
-        head.keep_alive = not framing.close
-    else:
-        head.keep_alive = framing.keep_alive and not framing.close
+    head.upgrade = framing.upgrade and framing.options.upgrade
+    head.keep_alive = persists(head.minor, &framing.options)
     return 1
 
 
