@@ -19,6 +19,7 @@ CYTHON_MODULES = [
     "acme_wsgi.http.chunked",
     "acme_wsgi.http.writer",
     "acme_wsgi.http.environ",
+    "acme_wsgi.http.reply",
     "acme_wsgi.files.openfile",
     "acme_wsgi.files.cache",
     "acme_wsgi.scoreboard",

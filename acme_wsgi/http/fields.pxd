@@ -1,9 +1,9 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Header fields, read in place: what the heads of requests and of replies have in common (RFC 9112 5 and 6).
 
-Law: bytes in, spans of the same bytes out, to the letter of the grammar. Knows nothing of first lines, statuses or
-what a field means for the message around it. All of it is inline, so that each parser is still one piece of code;
-there is no module of this name at run time.
+Law: bytes in, spans of the same bytes out, to the letter of the grammar. Knows nothing of first lines,
+statuses or what a field means for the message around it. All of it is inline, so that each parser is still
+one piece of code; there is no module of this name at run time.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -60,7 +60,8 @@ cdef inline int read_field(const char *line, size_t length, Field *field) noexce
     return 0 if judged >= 0 else -1
 
 
-cdef inline bint is_named(const Field *field, uint32_t hashed, const char *lower, size_t length) noexcept nogil:
+cdef inline bint is_named(const Field *field, uint32_t hashed, const char *lower,
+                          size_t length) noexcept nogil:
     """Has the field this name, given in lower case with its hash?"""
     return field.hash == hashed and same_name(field.name, field.name_length, lower, length)
 
@@ -82,7 +83,7 @@ cdef inline int read_length(const Field *field, int64_t *number) noexcept nogil:
 
 
 cdef inline size_t next_element(const Field *field, size_t *position, const char **text) noexcept nogil:
-    """The list element at `position` (RFC 9110 5.6.1) without the blanks around it; its length, which may be 0.
+    """The element at `position` of a list (RFC 9110 5.6.1), without blanks around it; its length, maybe 0.
 
     Moves `position` behind its comma. Of lists without quoted strings only: tokens.
     """

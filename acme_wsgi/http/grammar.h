@@ -62,6 +62,13 @@ static inline int same_name(const char *text, size_t length, const char *lower, 
     return 1;
 }
 
+/* Case-insensitive comparison of two names of one length. */
+static inline int alike(const char *one, const char *other, size_t length) {
+    for (size_t i = 0; i < length; i++)
+        if (LOWER[(unsigned char)one[i]] != LOWER[(unsigned char)other[i]]) return 0;
+    return 1;
+}
+
 /* FNV-1a of a name in lower case, step by step and whole. */
 static inline uint32_t name_hash_step(uint32_t hash, unsigned char c) {
     return (hash ^ LOWER[c]) * 16777619u;

@@ -1,8 +1,8 @@
 """Field names that were seen before, each with the str that stands for it.
 
-Law: a table that only grows, up to its bound, and looks at a name as it was sent: peers keep to one spelling, and bytes
-compare faster than letters. What the str says is its owner's business: an environ's key, the name itself. All of it is
-inline; there is no module of this name at run time.
+Law: a table that only grows, up to its bound, and looks at a name as it was sent: peers keep to one
+spelling, and bytes compare faster than letters. What the str says is its owner's business: an environ's
+key, the name itself. All of it is inline; there is no module of this name at run time.
 """
 
 from cpython.object cimport PyObject
