@@ -54,7 +54,8 @@ class Reject:
     where: str  # "head" or "body"
 
 
-def _pairs(kind: str) -> list[tuple[str, bytes, dict[str, object]]]:
+def pairs(kind: str) -> list[tuple[str, bytes, dict[str, object]]]:
+    """Name, message and sidecar of every message of tests/corpus/`kind`, by name."""
     directory = DIRECTORY / kind
     messages = {path.stem for path in directory.glob("*.http")}
     sidecars = {path.stem for path in directory.glob("*.json")}
@@ -73,7 +74,7 @@ def _pairs(kind: str) -> list[tuple[str, bytes, dict[str, object]]]:
 @cache
 def accepts() -> tuple[Accept, ...]:
     """Every message of tests/corpus/accept, by name."""
-    return tuple(_accept(name, raw, data) for name, raw, data in _pairs("accept"))
+    return tuple(_accept(name, raw, data) for name, raw, data in pairs("accept"))
 
 
 def _accept(name: str, raw: bytes, data: dict[str, object]) -> Accept:
@@ -93,4 +94,4 @@ def _accept(name: str, raw: bytes, data: dict[str, object]) -> Accept:
 @cache
 def rejects() -> tuple[Reject, ...]:
     """Every message of tests/corpus/reject, by name."""
-    return tuple(Reject(name=name, raw=raw, **data) for name, raw, data in _pairs("reject"))  # type: ignore[arg-type]
+    return tuple(Reject(name=name, raw=raw, **data) for name, raw, data in pairs("reject"))  # type: ignore[arg-type]
