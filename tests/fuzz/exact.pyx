@@ -1,7 +1,7 @@
-"""Runs the parser over a copy of its input that ends where the input ends, so that AddressSanitizer sees a byte too far.
+"""Runs a parser over a copy of its input that ends where the input ends, so that AddressSanitizer sees a byte too far.
 
 A Python bytes object has a NUL behind its last byte, and reading that one is no error to a sanitizer; in a connection's
-buffer it is. Knows the C interface of acme_wsgi.http.h1 and .chunked only; built by tests/fuzz/run.
+buffer it is. Knows the C interface of acme_wsgi.http.h1, .reply and .chunked only; built by tests/fuzz/run.
 """
 
 from libc.stdlib cimport free, malloc
@@ -9,6 +9,7 @@ from libc.string cimport memcpy
 
 from acme_wsgi.http.chunked cimport Chunked, chunked_next, chunked_start
 from acme_wsgi.http.h1 cimport Head, normalise_path, read_head
+from acme_wsgi.http.reply cimport CHUNKED, Reply, extent, read_reply, reply_headers, reply_status
 
 
 def walk(bytes data not None, size_t max_size):
@@ -23,6 +24,23 @@ def walk(bytes data not None, size_t max_size):
     if read_head(copy if length else copy + 1, length, max_size, &head) == 1:
         walk_path(&head)
         walk_chunks(copy + head.consumed, length - head.consumed)
+    free(copy)
+
+
+def walk_reply(bytes data not None, size_t max_size):
+    """Read a reply's head, make text of it and decode its chunks, each from memory of exactly its size."""
+    cdef size_t length = len(data)
+    cdef char *copy = <char *>malloc(length if length else 1)
+    cdef Reply reply
+    if copy == NULL:
+        raise MemoryError
+    memcpy(copy, <const char *>data, length)
+    if read_reply(copy if length else copy + 1, length, max_size, &reply) == 1:
+        assert reply.consumed <= length
+        reply_status(&reply)
+        reply_headers(&reply)
+        if extent(&reply, False) == CHUNKED:
+            walk_chunks(copy + reply.consumed, length - reply.consumed)
     free(copy)
 
 

@@ -13,33 +13,18 @@ errors and undefined behaviour (which end the process at once) it holds every in
 from __future__ import annotations
 
 import sys
-import zlib
-from collections.abc import Iterable
 from dataclasses import replace
 
 import atheris
 import exact
+from cutting import cuts
 
 from acme_wsgi.http import h1
 from tests.unit.http import second_opinion
 from tests.unit.http.corpus import MAX_SIZE
-from tests.unit.http.receiver import Message, Outcome, receive, single_bytes
+from tests.unit.http.receiver import Message, Outcome, receive
 
 STATUSES = {400, 411, 414, 417, 431, 501, 505}
-BYTE_BY_BYTE = 300  # bytes of a stream; longer ones are cut less often, since each cut reads the head again
-
-
-def cuts(data: bytes) -> Iterable[Iterable[bytes]]:
-    """Several ways to cut the stream, chosen by its content so that a finding repeats."""
-    seed = zlib.crc32(data)
-    position = seed % (len(data) + 1)
-    yield data[:position], data[position:]
-    step = 1 + seed // 7 % 61
-    if len(data) <= BYTE_BY_BYTE:
-        yield single_bytes(data)
-    else:
-        step += len(data) // 50
-    yield (data[index : index + step] for index in range(0, len(data), step))
 
 
 def serialise(message: Message) -> bytes:
