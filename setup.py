@@ -33,6 +33,7 @@ CYTHON_MODULES = [
     "acme_wsgi.admission",
     "acme_wsgi.connection",
     "acme_wsgi.engine",
+    "acme_wsgi.upstream.board",
     "acme_wsgi.compression.wrapper",
     "acme_wsgi.handlers._exchange",
     "acme_wsgi.handlers._static",
@@ -48,8 +49,8 @@ def extension(name: str) -> Extension:
     return Extension(
         name,
         [name.replace("acme_wsgi.handlers", "handlers").replace(".", "/") + ".pyx"],
-        depends=["acme_wsgi/http/grammar.h"],
-        include_dirs=[str(Path(greenlet.__file__).parent), "acme_wsgi/http"],
+        depends=["acme_wsgi/http/grammar.h", *map(str, sorted(Path("acme_wsgi/upstream").glob("*.h")))],
+        include_dirs=[str(Path(greenlet.__file__).parent), "acme_wsgi/http", "acme_wsgi/upstream"],
         extra_compile_args=flags,
         extra_link_args=["-fsanitize=address,undefined"] if SANITIZE else [],
     )
@@ -71,6 +72,7 @@ setup(
         "acme_wsgi": [
             "py.typed", "*.pyi", "*.pxd", "http/*.pyi", "http/*.pxd", "http/*.h",
             "files/*.pyi", "files/*.pxd", "compression/*.pyi",
+            "upstream/*.pyi", "upstream/*.pxd", "upstream/*.h",
         ],
         "acme_wsgi.handlers": ["*.pyi"],
     },
