@@ -8,7 +8,7 @@ cdef extern from "board_layout.h":
 
     ctypedef struct BoardEntry:
         uint64_t lock
-        int64_t elected, generation, elected_seen, used, slow_start, skew
+        int64_t elected, generation, elected_seen, used, slow_start, frozen
 
     ctypedef struct PeerEntry:
         uint32_t serial
@@ -61,10 +61,7 @@ cdef extern from "board_layout.h":
 cdef class Board:
     cdef object memory
     cdef Places at
-    cdef uint64_t peer_cursor, group_cursor
-    cdef int index_of_peer(self, bytes key) except -2
-    cdef int index_of_group(self, bytes key) except -2
-    cdef int free_peer(self) except -1
+    cdef uint32_t peer_cursor, group_cursor
     cdef int new_group(self, bytes key, int algorithm, members) except -1
     cdef int room_for(self, int size) except -1
     cdef bint is_group(self, int index, int algorithm, members) except -1
@@ -92,7 +89,7 @@ cdef class Group:
     cpdef int pick(self, uint64_t tried=*, uint64_t hash=*, bint may_try=*) noexcept
     cpdef bint usable(self, int member) except -1
     cpdef void begin(self, int member, int slot) except *
-    cpdef bint end(self, int member, int slot, bint ok, int64_t duration_ns) except -1
+    cpdef bint end(self, int member, int slot, bint ok, int64_t duration_ns, bint connecting=*) except -1
     cpdef void abandon(self, int member, int slot=*, int64_t duration_ns=*) except *
     cpdef bint failed(self, int member, bint connecting) except -1
     cpdef int64_t active(self, int member) except -1

@@ -12,14 +12,14 @@ belong together, under a lock that can't be held beyond the grave (board_lock.h)
 number: a handle on one that has been freed finds nobody usable and writes nothing.
 
 Law: this module knows keys, numbers and states. It knows neither URLs nor requests nor processes, and imports
-nothing that would load gevent. The layout is in board_layout.h, the states in board_health.h, the picks in
-board_pick.h.
+nothing that would load gevent. The layout is in board_layout.h, the entries in board_entries.h, the states in
+board_health.h, the picks in board_pick.h.
 """
 
 import mmap
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer, Py_buffer
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 cimport cython
 
@@ -40,21 +40,25 @@ cdef extern from "board_health.h":
     int state_of(const BoardEntry *board, PeerEntry *peer) nogil
 
 cdef extern from "board_pick.h":
-    uint64_t mix(uint64_t word) nogil
     int64_t active_on(const Places *at, int peer) nogil
     int group_pick(const GroupView *view, uint64_t tried, uint64_t hash, bint may_try) nogil
     bint group_usable(const GroupView *view, int member) nogil
     bint group_failed(const GroupView *view, int member, int64_t took, bint connecting) nogil
     void group_begin(const GroupView *view, int member, int slot) nogil
     void group_abandon(const GroupView *view, int member, int slot, int64_t took) nogil
-    bint group_end(const GroupView *view, int member, int slot, bint ok, int64_t took) nogil
+    bint group_end(const GroupView *view, int member, int slot, bint ok, int64_t took, bint connecting) nogil
+
+cdef extern from "board_entries.h":
+    void turn_serial(uint32_t *serial) nogil
+    int find_peer(const Places *at, const unsigned char *key) nogil
+    int find_group(const Places *at, const unsigned char *key) nogil
+    int take_peer(const Places *at, uint32_t *cursor, const unsigned char *key) nogil
+    int free_group(const Places *at, uint32_t *cursor) nogil
 
 cdef extern from *:
     """
-    #define acme_publish(serial) __atomic_fetch_add((serial), 1, __ATOMIC_RELEASE)
     #define acme_add(place, n) __atomic_fetch_add((place), (n), __ATOMIC_RELAXED)
     """
-    void acme_publish(uint32_t *serial) nogil
     void acme_add_word "acme_add"(uint64_t *place, int n) nogil
     void acme_add_half "acme_add"(int32_t *place, int n) nogil
 
@@ -136,13 +140,13 @@ cdef class Board:
         self.at.board.slow_start = value
 
     @property
-    def skew_ns(self):
-        """What is added to the clock: lets a test go forward in time. 0 otherwise."""
-        return self.at.board.skew
+    def clock_ns(self):
+        """Where the board's clock stands, for tests that go forward in time; 0 = it runs."""
+        return self.at.board.frozen
 
-    @skew_ns.setter
-    def skew_ns(self, int64_t value):
-        self.at.board.skew = value
+    @clock_ns.setter
+    def clock_ns(self, int64_t value):
+        self.at.board.frozen = value
 
     # -- the arbiter's alone
 
@@ -151,19 +155,14 @@ cdef class Board:
 
         Raises BoardFull, and ValueError for a key of another length or a threshold below 1.
         """
-        checked(key)
+        cdef int index = find_peer(&self.at, checked(key))
         if min(unhealthy_threshold, healthy_threshold) < 1:
             raise ValueError(f"thresholds of {unhealthy_threshold} and {healthy_threshold}")
-        cdef int index = self.index_of_peer(key)
-        cdef PeerEntry *data
         if index < 0:
-            index = self.free_peer()
-            data = &self.at.peers[index]
-            memcpy(data.key, <const char *>key, KEY_SIZE)
-            data.seed = mix((<uint64_t *>data.key)[0] ^ mix((<uint64_t *>data.key)[1]))
-            data.since = board_now(self.at.board)
-            acme_publish(&data.serial)
-        data = &self.at.peers[index]
+            index = take_peer(&self.at, &self.peer_cursor, key)
+        if index < 0:
+            raise BoardFull(f"{self.at.peer_count} backends are known already")
+        cdef PeerEntry *data = &self.at.peers[index]
         data.unhealthy, data.healthy = unhealthy_threshold, healthy_threshold
         return self.handle_on(index, data.serial)
 
@@ -172,7 +171,7 @@ cdef class Board:
 
         Raises BoardFull; ValueError when the key already stands for something else, and for anything out of bounds.
         """
-        checked(key)
+        cdef int index = find_group(&self.at, checked(key))
         if algorithm not in (ROUND_ROBIN, LEAST_CONN, IP_HASH):
             raise ValueError(f"no algorithm {algorithm}")
         if not 1 <= len(members) <= MOST_MEMBERS:
@@ -183,7 +182,6 @@ cdef class Board:
                 raise ValueError(f"peer {peer.key.hex()} is not on this board")
             if not 1 <= weight <= MOST_WEIGHT:
                 raise ValueError(f"a weight is from 1 to {MOST_WEIGHT}, not {weight}")
-        cdef int index = self.index_of_group(key)
         if index < 0:
             index = self.new_group(key, algorithm, members)
         elif not self.is_group(index, algorithm, members):
@@ -195,10 +193,10 @@ cdef class Board:
         cdef int index
         for index in range(self.at.group_count):
             if self.at.groups[index].serial & 1 and self.at.groups[index].key[:KEY_SIZE] not in groups:
-                acme_publish(&self.at.groups[index].serial)
+                turn_serial(&self.at.groups[index].serial)
         for index in range(self.at.peer_count):
             if self.at.peers[index].serial & 1 and self.at.peers[index].key[:KEY_SIZE] not in peers:
-                acme_publish(&self.at.peers[index].serial)
+                turn_serial(&self.at.peers[index].serial)
 
     def release(self, int slot):
         """A worker has ended: what it held of any peer is gone. IndexError past the last slot."""
@@ -210,16 +208,14 @@ cdef class Board:
 
     def peer(self, bytes key):
         """The peer of a key; KeyError if there is none."""
-        checked(key)
-        cdef int index = self.index_of_peer(key)
+        cdef int index = find_peer(&self.at, checked(key))
         if index < 0:
             raise KeyError(key)
         return self.handle_on(index, self.at.peers[index].serial)
 
     def find(self, bytes key):
         """The group of a key; KeyError if there is none."""
-        checked(key)
-        cdef int index = self.index_of_group(key)
+        cdef int index = find_group(&self.at, checked(key))
         if index < 0:
             raise KeyError(key)
         return self.group_handle(index)
@@ -259,49 +255,12 @@ cdef class Board:
 
     # -- entries
 
-    cdef int index_of_peer(self, bytes key) except -2:
-        cdef int index
-        for index in range(self.at.peer_count):
-            if self.at.peers[index].serial & 1 and not memcmp(self.at.peers[index].key, <char *>key, KEY_SIZE):
-                return index
-        return -1
-
-    cdef int index_of_group(self, bytes key) except -2:
-        cdef int index
-        for index in range(self.at.group_count):
-            if self.at.groups[index].serial & 1 and not memcmp(self.at.groups[index].key, <char *>key, KEY_SIZE):
-                return index
-        return -1
-
-    cdef int free_peer(self) except -1:
-        """An entry that nobody uses, cleared; of several the one after the latest, so that none is soon used again."""
-        cdef int tried, index, slot
-        cdef uint32_t serial
-        for tried in range(self.at.peer_count):
-            index = (self.peer_cursor + tried) % self.at.peer_count
-            serial = self.at.peers[index].serial
-            if serial & 1:
-                continue
-            self.peer_cursor = index + 1
-            memset(&self.at.peers[index], 0, sizeof(PeerEntry))
-            self.at.peers[index].serial = serial
-            for slot in range(self.at.slots):
-                memset(&self.at.cells[<int64_t>slot * self.at.peer_count + index], 0, sizeof(Cell))
-            return index
-        raise BoardFull(f"{self.at.peer_count} backends are known already")
-
     cdef int new_group(self, bytes key, int algorithm, members) except -1:
-        cdef int first = self.room_for(len(members)), tried, index, at = first
-        cdef GroupEntry *data
-        cdef Peer peer
-        for tried in range(self.at.group_count):
-            index = (self.group_cursor + tried) % self.at.group_count
-            data = &self.at.groups[index]
-            if not data.serial & 1:
-                break
-        else:
+        cdef int first = self.room_for(len(members)), index = free_group(&self.at, &self.group_cursor), at = first
+        if index < 0:
             raise BoardFull(f"there are {self.at.group_count} groups of backends already")
-        self.group_cursor = index + 1
+        cdef GroupEntry *data = &self.at.groups[index]
+        cdef Peer peer
         for peer, weight in members:
             memset(&self.at.members[at], 0, sizeof(MemberEntry))
             self.at.members[at].weight = self.at.members[at].effective = weight
@@ -309,7 +268,7 @@ cdef class Board:
             at += 1
         memcpy(data.key, <const char *>key, KEY_SIZE)
         data.lock, data.algorithm, data.first, data.size = 0, algorithm, first, len(members)
-        acme_publish(&data.serial)
+        turn_serial(&data.serial)
         return index
 
     cdef int room_for(self, int size) except -1:
@@ -497,10 +456,13 @@ cdef class Group:
         self.check(member, slot)
         group_begin(&self.view, member, slot)
 
-    cpdef bint end(self, int member, int slot, bint ok, int64_t duration_ns) except -1:
-        """It has ended, well or not, after so long since `begin`. Returns whether this opened a closed circuit."""
+    cpdef bint end(self, int member, int slot, bint ok, int64_t duration_ns, bint connecting=False) except -1:
+        """It has ended, well or not, so long after `begin`. Returns whether this opened a closed circuit.
+
+        `connecting`: it failed because there was no connection; that counts as a connect error, not as a latency.
+        """
         self.check(member, slot)
-        return group_end(&self.view, member, slot, ok, duration_ns)
+        return group_end(&self.view, member, slot, ok, duration_ns, connecting and not ok)
 
     cpdef void abandon(self, int member, int slot=-1, int64_t duration_ns=0) except *:
         """It has ended without a verdict on the backend: its client left. Slot -1: it was picked, and never begun."""

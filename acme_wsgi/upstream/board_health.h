@@ -24,7 +24,8 @@
 enum { UP, DOWN, OPEN, HALF_OPEN, DRAINING, SLOW_START };
 
 static inline int64_t board_now(const BoardEntry *board) {
-    return clock_ns() + LOAD(board->skew);
+    int64_t frozen = LOAD(board->frozen);
+    return frozen ? frozen : clock_ns();
 }
 
 /* Whether a handle's entry is still the one it was made for. */

@@ -28,7 +28,7 @@ typedef struct {
     int64_t elected_seen;   /* when it last said that it is there */
     int64_t used;           /* worker slots, from the first, that have ever begun something */
     int64_t slow_start;     /* how long a peer that came back gets less than its share */
-    int64_t skew;           /* added to the clock; for tests */
+    int64_t frozen;         /* where the clock stands, 0 = it runs; for tests */
 } BoardEntry;
 
 /* A backend as a server. `serial` is odd while the entry is in use, and grows with each use: a handle knows the one

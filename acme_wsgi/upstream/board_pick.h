@@ -240,12 +240,13 @@ static inline void group_abandon(const GroupView *view, int member, int slot, in
 }
 
 /* The end of a request with a verdict; returns whether it opened the circuit. */
-static inline int group_end(const GroupView *view, int member, int slot, int ok, int64_t took) {
+static inline int group_end(const GroupView *view, int member, int slot, int ok, int64_t took, int connecting) {
     PeerEntry *peer = group_leave(view, member, slot);
     if (!peer) return 0;
     if (took < 0) took = 0;
-    note_latency(peer, took);
-    if (!ok) return group_failed(view, member, took, 0);
+    /* How long a refusal takes says nothing about responses. */
+    if (!connecting) note_latency(peer, took);
+    if (!ok) return group_failed(view, member, took, connecting);
     mark_success(view->at.board, peer, took);
     return 0;
 }
