@@ -176,6 +176,31 @@ def test_who_comes_back_to_a_lost_lock_does_no_harm() -> None:
     assert abs(counts[0] - 1000) < 100 and abs(counts[2] - 400) < 100
 
 
+def test_shares_survive_processes_that_are_stopped_and_go_on() -> None:
+    """Who lost the lock decides again: only a stop within the few stores of the result could cost a turn."""
+    _, group = group_of((5, 3, 2))
+    each, results = 300_000, os.pipe()
+
+    def work() -> None:
+        counts = Counter(group.pick() for _ in range(each))
+        os.write(results[1], struct.pack("3q", *(counts[member] for member in range(3))))
+
+    children = [in_child(work) for _ in range(3)]
+    own: Counter[int] = Counter()
+    for turn in range(30):
+        pid = children[turn % 3]
+        os.kill(pid, signal.SIGSTOP)
+        own.update(group.pick() for _ in range(2000))
+        os.kill(pid, signal.SIGCONT)
+    rows = [struct.unpack("3q", read_exactly(results[0], 24)) for _ in children]
+    assert [joined(pid) for pid in children] == [0] * 3
+    os.close(results[0])
+    os.close(results[1])
+    totals = [sum(column) + own[member] for member, column in enumerate(zip(*rows, strict=True))]
+    for total, tenths in zip(totals, (5, 3, 2), strict=True):
+        assert abs(total - sum(totals) // 10 * tenths) <= 3
+
+
 def test_deaths_in_the_middle_of_picks_leave_the_round_sound() -> None:
     board, group = group_of((5, 3, 2), LEAST_CONN)
     ready = os.pipe()
