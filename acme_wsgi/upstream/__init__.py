@@ -1,5 +1,1 @@
-"""Backends: who they are, which of them is chosen, and the connections to them.
-
-Law: importing the room itself imports nothing, because the arbiter and the workers need
-each another half of it.
-"""
+"""Servers behind this one: which of them gets a request, and whether it is well."""
