@@ -1,471 +1,496 @@
-"""When a backend gets requests and when not: single stories first, then all of them against a model."""
+"""Active health checks: who is asked, when, by whom. The board is a fake, the loop gevent's, in a child."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+import errno
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
+import gevent
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from gevent.event import Event
 
-from acme_wsgi.upstream.board import LEAST_CONN, ROUND_ROBIN, Board, Group
-from tests.unit.upstream.backends import SECOND, enrolled, group_of, key
+from acme_wsgi.config.schema.upstream import HealthCheck
+from acme_wsgi.errors import AcmeError
+from acme_wsgi.upstream import health
+from acme_wsgi.upstream.health import Checker, pace
+from tests.unit.files.in_loop import in_loop, until
 
 
-def forward(board: Board, seconds: float) -> None:
-    board.clock_ns += int(seconds * SECOND)
+@dataclass(frozen=True)
+class Backend:
+    """What a configuration says of one."""
 
+    number: int
+    check: HealthCheck
 
-def fail(group: Group, member: int, times: int = 3) -> list[bool]:
-    return [group.failed(member, connecting=False) for _ in range(times)]
+    @property
+    def key(self) -> bytes:
+        return self.number.to_bytes(16, "big")
 
-
-def trial(group: Group, member: int) -> None:
-    """Pick until the member's trial is given out."""
-    assert member in [group.pick() for _ in range(2 * group.size)]
-
-
-# -- the circuit
-
-
-def test_so_many_failures_in_a_row_open_the_circuit() -> None:
-    _, group = group_of((1, 1))
-    assert fail(group, 0) == [False, False, True]
-    assert group.peer(0).state() == "open"
-    assert not group.usable(0)
-    assert {group.pick() for _ in range(10)} == {1}
-    assert group.pick(0b10) == -1
-
-
-def test_a_success_between_them_does_not() -> None:
-    _, group = group_of((1, 1))
-    fail(group, 0, 2)
-    group.begin(0, 0)
-    assert not group.end(0, 0, True, 1000)
-    assert fail(group, 0) == [False, False, True]
-
-
-def test_responses_count_like_connect_errors() -> None:
-    _, group = group_of((1, 1))
-    for _ in range(3):
-        group.begin(0, 0)
-    assert [group.end(0, 0, False, 1000) for _ in range(3)] == [False, False, True]
-    found = group.peer(0).snapshot()
-    assert (found["failures"], found["connect_errors"], found["opens"], found["active"]) == (3, 0, 1, 0)
-
-
-def test_after_the_pause_one_request_tries() -> None:
-    board, group = group_of((1, 1))
-    fail(group, 0)
-    forward(board, 0.99)
-    assert {group.pick() for _ in range(10)} == {1}
-    forward(board, 0.01)
-    assert group.peer(0).state() == "half-open"
-    assert [group.pick() for _ in range(10)].count(0) == 1
-    assert group.peer(0).state() == "half-open"
-
-
-@pytest.mark.parametrize("algorithm", [ROUND_ROBIN, LEAST_CONN])
-def test_who_may_not_try_does_not(algorithm: int) -> None:
-    board, group = group_of((1, 1), algorithm)
-    fail(group, 0)
-    forward(board, 1)
-    assert {group.pick(may_try=False) for _ in range(10)} == {1}
-    assert group.pick(0b10, may_try=False) == -1
-    assert group.pick(0b10) == 0
-
-
-def test_the_trial_is_one_over_all_groups() -> None:
-    board = Board(1)
-    peers = enrolled(board, 3)
-    one = board.group(key(100), ROUND_ROBIN, [(peers[0], 1), (peers[1], 1)])
-    other = board.group(key(101), ROUND_ROBIN, [(peers[0], 1), (peers[2], 1)])
-    board.clock_ns = SECOND
-    fail(one, 0)
-    forward(board, 1)
-    assert one.pick(0b10) == 0
-    assert other.pick(0b10) == -1
-
-
-def test_success_of_the_trial_closes_it() -> None:
-    board, group = group_of((1, 1))
-    fail(group, 0)
-    forward(board, 1)
-    trial(group, 0)
-    group.begin(0, 0)
-    forward(board, 0.5)
-    group.end(0, 0, True, SECOND // 2)
-    assert group.peer(0).state() == "slow-start"
-    forward(board, 30)
-    assert group.peer(0).state() == "up"
-
-
-def test_each_failed_trial_doubles_the_pause_up_to_a_minute() -> None:
-    board, group = group_of((1, 1))
-    fail(group, 0)
-    for pause in (1, 2, 4, 8, 16, 32, 60, 60):
-        forward(board, pause - 0.01)
-        assert not group.usable(0)
-        forward(board, 0.01)
-        trial(group, 0)
-        assert not group.failed(0, connecting=True)
-        assert group.peer(0).state() == "open"
-    # A success forgets it.
-    forward(board, 60)
-    trial(group, 0)
-    group.end(0, 0, True, 1)
-    fail(group, 0)
-    forward(board, 1)
-    assert group.usable(0)
-
-
-def test_a_trial_that_never_ends_is_forgotten() -> None:
-    board, group = group_of((1, 1))
-    fail(group, 0)
-    forward(board, 1)
-    trial(group, 0)
-    forward(board, 9.99)
-    assert not group.usable(0)
-    forward(board, 0.01)
-    assert group.usable(0)
-    trial(group, 0)
-    assert not group.usable(0)
-
-
-def test_a_trial_given_back_may_be_tried_again() -> None:
-    board, group = group_of((1, 1))
-    fail(group, 0)
-    forward(board, 1)
-    trial(group, 0)
-    group.abandon(0)
-    assert group.peer(0).state() == "half-open" and group.usable(0)
-    trial(group, 0)
-    group.begin(0, 1)
-    group.abandon(0, 1, 1000)
-    assert group.usable(0) and group.active(0) == 0
-
-
-def test_requests_from_before_the_opening_say_nothing_about_the_trial() -> None:
-    board, group = group_of((1, 1))
-    for _ in range(6):
-        group.begin(0, 0)
-    forward(board, 5)
-    for _ in range(3):
-        group.end(0, 0, False, 5 * SECOND)
-    forward(board, 1)
-    trial(group, 0)
-    group.end(0, 0, True, 6 * SECOND)
-    group.end(0, 0, False, 6 * SECOND)
-    group.abandon(0, 0, 6 * SECOND)
-    assert group.peer(0).state() == "half-open" and not group.usable(0)
-    assert group.peer(0).snapshot()["opens"] == 1
-
-
-# -- the last one
-
-
-def test_marks_never_take_out_the_last_one() -> None:
-    _, group = group_of((1, 1, 1))
-    assert fail(group, 0)[-1] and fail(group, 1)[-1]
-    assert fail(group, 2, 100) == [False] * 100
-    assert {group.pick() for _ in range(10)} == {2}
-
-
-def test_nor_the_only_one() -> None:
-    _, group = group_of((1,))
-    assert not any(fail(group, 0, 100))
-    assert group.usable(0) and group.pick() == 0
-
-
-def test_the_only_one_is_shown_as_down_when_nobody_can_connect() -> None:
-    _, group = group_of((1,))
-    for _ in range(3):
-        group.failed(0, connecting=True)
-    assert group.peer(0).state() == "down" and group.usable(0)
-    group.end(0, 0, True, 1)
-    assert group.peer(0).state() == "up"
-
-
-def test_one_that_is_spare_elsewhere_is_used_where_it_is_all_there_is() -> None:
-    board = Board(1)
-    peers = enrolled(board, 2)
-    both = board.group(key(100), ROUND_ROBIN, [(peer, 1) for peer in peers])
-    alone = board.group(key(101), ROUND_ROBIN, [(peers[0], 1)])
-    fail(both, 0)
-    assert not both.usable(0)
-    assert alone.usable(0) and alone.pick(may_try=False) == 0
-    # What it does there is heard everywhere.
-    alone.end(0, 0, True, 1)
-    assert both.usable(0)
-
-
-def test_when_the_others_leave_later_an_open_circuit_is_better_than_nobody() -> None:
-    _, group = group_of((1, 1))
-    fail(group, 0)
-    for _ in range(3):
-        group.peer(1).note_check(False, "refused")
-    assert group.pick(may_try=False) == 0
-    assert group.pick(0b01) == -1
-
-
-def test_all_down_is_nobody() -> None:
-    _, group = group_of((1, 1))
-    for member in range(2):
-        for _ in range(3):
-            group.peer(member).note_check(False, "refused")
-    assert group.pick() == -1 and not group.usable(0)
-
-
-# -- checks
-
-
-def test_checks_take_out_and_bring_back() -> None:
-    _, group = group_of((1,))
-    peer = group.peer(0)
-    assert [peer.note_check(False, "503") for _ in range(4)] == [None, None, "down", None]
-    assert peer.state() == "down" and group.pick() == -1
-    assert [peer.note_check(True, "200") for _ in range(3)] == [None, "up", None]
-    assert peer.state() == "slow-start" and group.pick() == 0
-
-
-def test_a_check_between_starts_the_count_again() -> None:
-    _, group = group_of((1,))
-    peer = group.peer(0)
-    for _ in range(5):
-        assert [peer.note_check(ok, "") for ok in (False, False, True)] == [None, None, None]
-
-
-def test_good_checks_at_boot_are_no_recovery() -> None:
-    _, group = group_of((1,))
-    assert [group.peer(0).note_check(True, "200") for _ in range(5)] == [None] * 5
-    assert group.peer(0).state() == "up"
-
-
-def test_good_checks_after_the_opening_close_the_circuit() -> None:
-    _, group = group_of((1, 1))
-    peer = group.peer(0)
-    for _ in range(5):
-        peer.note_check(True, "200")
-    fail(group, 0)
-    assert peer.note_check(True, "200") is None
-    assert peer.state() == "open"
-    assert peer.note_check(True, "200") == "up"
-    assert peer.state() == "slow-start" and group.usable(0)
-
-
-def test_the_latest_finding_is_kept_cut_between_characters() -> None:
-    _, group = group_of((1,))
-    peer = group.peer(0)
-    peer.note_check(False, "ü" * 100)
-    assert peer.snapshot()["last_check"] == "ü" * 63
-    peer.note_check(True, "200 OK")
-    found = peer.snapshot()
-    assert (found["last_check"], found["checks_good"], found["checks_bad"]) == ("200 OK", 1, 1)
-    assert found["checked_ns"] == 1000 * SECOND
-
-
-# -- draining
-
-
-def test_a_draining_backend_gets_nothing_new() -> None:
-    board, group = group_of((1, 1))
-    group.begin(0, 0)
-    group.peer(0).draining_since = board.clock_ns
-    assert group.peer(0).state() == "draining" and not group.usable(0)
-    assert {group.pick() for _ in range(5)} == {1}
-    group.end(0, 0, True, 1)
-    group.peer(1).draining_since = board.clock_ns
-    assert group.pick() == -1
-    group.peer(0).draining_since = 0
-    assert group.pick() == 0 and group.peer(0).state() == "up"
-
-
-# -- slow start
-
-
-def recovered() -> tuple[Board, Group]:
-    board, group = group_of((1, 1))
-    for ok in (False, False, False, True, True):
-        group.peer(0).note_check(ok, "")
-    return board, group
-
-
-@pytest.mark.parametrize(("seconds", "factor"), [(0, 16), (7.5, 76), (15, 136), (30, 256), (100, 256)])
-def test_its_share_grows_with_time(seconds: float, factor: int) -> None:
-    board, group = recovered()
-    forward(board, seconds)
-    # The one takes `factor` turns for the other's 256; so many picks are whole rounds.
-    picks = Counter(group.pick() for _ in range(factor + 256))
-    assert picks == {0: factor, 1: 256}
-    assert group.peer(0).state() == ("slow-start" if factor < 256 else "up")
-
-
-def test_how_long_it_takes_can_be_set() -> None:
-    board, group = recovered()
-    board.slow_start_ns = 0
-    assert group.peer(0).state() == "up"
-
-
-def test_in_slow_start_least_conn_gives_it_fewer() -> None:
-    board, group = group_of((1, 1), LEAST_CONN)
-    for ok in (False, False, False, True, True):
-        group.peer(0).note_check(ok, "")
-    forward(board, 7.5)
-    for _ in range(83):
-        group.begin(group.pick(), 0)
-    assert (group.active(0), group.active(1)) == (19, 64)
-
-
-# -- everything at once
+    @property
+    def shown(self) -> str:
+        return f"http://app{self.number}"
 
 
 @dataclass
-class Backend:
-    """What a peer should be."""
+class Entry:
+    """A backend on the board: down after three bad checks, up after two good ones."""
 
     down: bool = False
-    draining: bool = False
-    until: int = 0
-    opened: int = 0
-    pause: int = 0
-    trial: int | None = None
-    slow: int | None = None
-    fails: int = 0
-    refused: int = 0
-    good: int = 0
-    bad: int = 0
+    since_ns: int = 0
+    row: int = 0
+    noted: list[tuple[bool, str]] = field(default_factory=list)
 
-    def standing(self) -> bool:
-        return not self.down and not self.draining
+    def state(self) -> str:
+        return "down" if self.down else "up"
 
-    def due(self, now: int) -> bool:
-        return now >= self.until and (self.trial is None or now - self.trial >= 10 * SECOND)
+    def snapshot(self) -> dict[str, Any]:
+        return {"since_ns": self.since_ns}
 
-    def opens(self, now: int, pause: int) -> None:
-        self.until, self.opened, self.pause, self.trial, self.good = now + pause, now, pause, None, 0
-
-    def returns(self, now: int) -> None:
-        self.down, self.until, self.trial, self.slow, self.fails, self.refused = False, 0, None, now, 0, 0
-
-    def state(self, now: int) -> str:
-        if self.draining or self.down:
-            return "draining" if self.draining else "down"
-        if self.until:
-            return "half-open" if now >= self.until else "open"
-        if self.refused >= UNHEALTHY:
-            return "down"
-        return "slow-start" if self.slow is not None and now - self.slow < 30 * SECOND else "up"
+    def note_check(self, ok: bool, text: str) -> str | None:
+        self.noted.append((ok, text))
+        self.row = self.row + 1 if ok == self.down else 0
+        if self.row < (2 if self.down else 3):
+            return None
+        self.row, self.down = 0, not ok
+        return self.state()
 
 
-UNHEALTHY, HEALTHY = 3, 2
-MEMBERS = st.integers(0, 2)
+class FakeBoard:
+    def __init__(self, backends: list[Backend]) -> None:
+        self.entries = {backend.key: Entry() for backend in backends}
+        self.holder: int | None = None
+        self.asked: list[tuple[int, int]] = []
+        self.resigned: list[int] = []
+
+    def elect(self, pid: int, generation: int) -> bool:
+        self.asked.append((pid, generation))
+        if self.holder is None:
+            self.holder = pid
+        return self.holder == pid
+
+    def resign(self, pid: int) -> None:
+        self.resigned.append(pid)
+        if self.holder == pid:
+            self.holder = None
+
+    def peer(self, key: bytes) -> Entry:
+        return self.entries[key]
 
 
-class Story(RuleBasedStateMachine):
-    """Three backends through anything that can happen to them."""
+class Site:
+    """Backends, a board and one worker's checker, on a clock that stands still unless it is moved."""
 
-    @initialize(weights=st.tuples(*[st.integers(1, 5)] * 3), algorithm=st.sampled_from([0, 1, 2]))
-    def begin(self, weights: tuple[int, ...], algorithm: int) -> None:
-        self.board, self.group = group_of(weights, algorithm)
-        self.models = [Backend() for _ in weights]
-        self.running: list[tuple[int, int]] = []
+    def __init__(self, count: int = 1, **check: Any) -> None:
+        self.backends = [Backend(number, HealthCheck(**check)) for number in range(count)]
+        self.board = FakeBoard(self.backends)
+        self.now = 1000.0
+        self.probed: list[tuple[float, int]] = []
+        self.answer: Callable[[Backend], tuple[bool, str]] = lambda backend: (True, "200")
+        self.checker = self.worker(7)
 
-    @property
-    def now(self) -> int:
-        return self.board.clock_ns
+    def worker(self, pid: int, generation: int = 1) -> Checker[Backend]:
+        return Checker(
+            self.board, self.backends, self.probe, pid, generation,
+            clock=lambda: self.now, jitter=lambda: 0.0,
+        )  # fmt: skip
 
-    def able(self, may_try: bool) -> set[int]:
-        standing = {at for at, model in enumerate(self.models) if model.standing()}
-        closed = {at for at in standing if not self.models[at].until}
-        trials = {at for at in standing - closed if may_try and self.models[at].due(self.now)}
-        return closed | trials if closed else standing
+    def probe(self, backend: Backend, timeout: float) -> tuple[bool, str]:
+        assert timeout == backend.check.timeout
+        self.probed.append((round(self.now - 1000.0, 3), backend.number))
+        return self.answer(backend)
 
-    def fails(self, member: int, began: int, connecting: bool) -> bool:
-        model = self.models[member]
-        model.fails += 1
-        model.refused += connecting
-        if not model.until:
-            spare = any(m.standing() and not m.until for at, m in enumerate(self.models) if at != member)
-            if spare and model.fails >= UNHEALTHY:
-                model.opens(self.now, SECOND)
-                return True
-        elif model.trial is not None and began >= model.opened:
-            model.opens(self.now, min(model.pause * 2, 60 * SECOND))
-        return False
+    def step(self, seconds: float = 0.0) -> float:
+        self.now += seconds
+        pause = self.checker._step()
+        gevent.sleep(0)
+        return pause
 
-    @rule(quarters=st.integers(1, 50))
-    def wait(self, quarters: int) -> None:
-        self.board.clock_ns += quarters * SECOND // 4
+    def pass_by(self, seconds: float, tick: float = 0.0625) -> None:
+        # A fraction that adds up exactly.
+        for _ in range(int(seconds / tick)):
+            self.step(tick)
 
-    @rule(tried=st.integers(0, 7), client=st.integers(0, 2**64 - 1), may_try=st.booleans())
-    def request(self, tried: int, client: int, may_try: bool) -> None:
-        able = {member for member in self.able(may_try) if not tried >> member & 1}
-        trial_only = any(model.standing() and not model.until for model in self.models)
-        picked = self.group.pick(tried, client, may_try)
-        assert picked in able if able else picked == -1
-        if picked >= 0:
-            if self.models[picked].until and trial_only:
-                self.models[picked].trial = self.now
-            self.group.begin(picked, 0)
-            self.running.append((picked, self.now))
-
-    @rule(number=st.integers(0, 100), how=st.sampled_from(["good", "good", "bad", "refused", "left"]))
-    def outcome(self, number: int, how: str) -> None:
-        if not self.running:
-            return
-        member, began = self.running.pop(number % len(self.running))
-        model, took = self.models[member], self.now - began
-        if how == "refused":
-            assert self.group.end(member, 0, False, took, True) == self.fails(member, began, True)
-        elif how == "bad":
-            assert self.group.end(member, 0, False, took) == self.fails(member, began, False)
-        elif how == "left":
-            self.group.abandon(member, 0, took)
-            if model.until and began >= model.opened:
-                model.trial = None
-        else:
-            assert not self.group.end(member, 0, True, took)
-            if not model.until:
-                model.fails = model.refused = 0
-            elif began >= model.opened and not model.down:
-                model.returns(self.now)
-
-    @rule(member=MEMBERS, ok=st.booleans(), times=st.integers(1, 3))
-    def check(self, member: int, ok: bool, times: int) -> None:
-        model = self.models[member]
-        for _ in range(times):
-            model.good, model.bad = (model.good + 1, 0) if ok else (0, model.bad + 1)
-            change = None
-            if model.good >= HEALTHY:
-                model.refused = 0
-            if model.good >= HEALTHY and (model.down or model.until):
-                model.returns(self.now)
-                change = "up"
-            elif model.bad >= UNHEALTHY and not model.down:
-                model.down, change = True, "down"
-            assert self.group.peer(member).note_check(ok, "") == change
-
-    @rule(member=MEMBERS, on=st.booleans())
-    def drain(self, member: int, on: bool) -> None:
-        self.models[member].draining = on
-        self.group.peer(member).draining_since = self.now if on else 0
-
-    @invariant()
-    def as_the_model_says(self) -> None:
-        assert [self.group.peer(at).state() for at in range(3)] == [
-            model.state(self.now) for model in self.models
-        ]
-        assert {at for at in range(3) if self.group.usable(at)} == self.able(True)
-        assert [self.group.active(at) for at in range(3)] == [
-            sum(member == at for member, _ in self.running) for at in range(3)
-        ]
-
-    @invariant()
-    def traffic_alone_leaves_somebody(self) -> None:
-        assert self.able(False) or not any(model.standing() for model in self.models)
+    def entry(self, number: int = 0) -> Entry:
+        return self.board.entries[self.backends[number].key]
 
 
-Story.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-TestStory = Story.TestCase
+class Lines(logging.Handler):
+    """What is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        health.log.addHandler(self)
+        health.log.setLevel(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname} {record.getMessage()}")
+
+
+# -- when
+
+
+@in_loop
+def test_backends_are_checked_one_after_the_other_over_the_interval() -> None:
+    site = Site(4, interval=2.0)
+    site.step()
+    site.pass_by(3.9)
+    assert site.probed == [
+        (0.0, 0), (0.5, 1), (1.0, 2), (1.5, 3),
+        (2.0, 0), (2.5, 1), (3.0, 2), (3.5, 3),
+    ]  # fmt: skip
+    assert site.entry(2).noted == [(True, "200")] * 2
+
+
+@in_loop
+def test_the_first_checks_are_put_off_a_little_at_random() -> None:
+    site = Site(2, interval=10.0)
+    site.checker._jitter = iter((1.0, 0.5)).__next__
+    site.step()
+    assert [subject.due - site.now for subject in site.checker._subjects] == [
+        pytest.approx(0.5), pytest.approx(5.25),
+    ]  # fmt: skip
+
+
+@in_loop
+def test_a_backend_that_begins_to_fail_is_asked_more_often_until_it_is_down() -> None:
+    said = Lines()
+    site = Site(1, interval=10.0)
+    site.answer = lambda backend: (False, "503")
+    site.step()
+    site.pass_by(12.5)
+    assert [at for at, _ in site.probed] == [0.0, 1.0, 2.0, 12.0]
+    assert said.lines == ["WARNING backend http://app0 is down: 503"]
+
+
+@in_loop
+def test_a_backend_that_comes_back_is_asked_more_often_until_it_is_up() -> None:
+    said = Lines()
+    site = Site(1, interval=10.0)
+    site.answer = lambda backend: (False, "503")
+    site.step()
+    site.pass_by(2.5)
+    site.answer = lambda backend: (True, "200")
+    site.pass_by(22.0)
+    assert [at for at, _ in site.probed] == [0.0, 1.0, 2.0, 12.0, 13.0, 23.0]
+    assert said.lines[1:] == ["INFO backend http://app0 is up again after 11s"]
+
+
+@in_loop
+def test_one_bad_check_has_no_consequences() -> None:
+    said = Lines()
+    site = Site(1, interval=4.0)
+    answers = [(True, "200"), (False, "503"), (True, "200"), (True, "200")]
+    site.answer = lambda backend: answers.pop(0)
+    site.step()
+    site.pass_by(9.5)
+    assert [at for at, _ in site.probed] == [0.0, 4.0, 5.0, 9.0]
+    assert said.lines == []
+
+
+@pytest.mark.parametrize(
+    ("interval", "steady", "changing"),
+    [(60.0, 60.0, 1.0), (10.0, 10.0, 1.0), (2.0, 2.0, 0.5), (0.4, 0.4, 0.1), (0.1, 0.1, 0.1)],
+)
+def test_the_pace(interval: float, steady: float, changing: float) -> None:
+    assert pace(interval, False) == steady
+    assert pace(interval, True) == changing
+
+
+@in_loop
+def test_the_loop_sleeps_until_the_next_check_but_not_past_a_tick() -> None:
+    site = Site(2, interval=0.3)
+    assert site.step() == pytest.approx(0.15)
+    assert site.step(0.1) == pytest.approx(0.05)
+    site = Site(1, interval=10.0)
+    assert site.step() == health.TICK
+    assert site.step(9.999) == health._SHORTEST
+
+
+# -- whom
+
+
+@in_loop
+def test_backends_without_checks_are_left_out() -> None:
+    site = Site(2)
+    site.backends[0] = Backend(0, HealthCheck(enabled=False))
+    site.checker = site.worker(7)
+    site.step()
+    site.pass_by(10.5)
+    assert {number for _, number in site.probed} == {1}
+
+
+@in_loop
+def test_a_worker_with_nobody_to_check_is_no_candidate() -> None:
+    site = Site(2, enabled=False)
+    site.checker.run()
+    assert site.board.asked == []
+    assert site.board.resigned == []
+
+
+@in_loop
+def test_a_backend_of_several_groups_is_checked_once() -> None:
+    site = Site(1)
+    site.backends *= 3
+    site.checker = site.worker(7)
+    site.step()
+    site.pass_by(9.5)
+    assert len(site.probed) == 1
+
+
+@in_loop
+def test_a_backend_that_has_left_the_board_is_left_alone() -> None:
+    site = Site(2, interval=1.0)
+    site.step()
+    del site.board.entries[site.backends[0].key]
+    site.pass_by(2.9)
+    assert [number for _, number in site.probed] == [0, 1, 1, 1]
+
+
+@in_loop
+def test_a_backend_that_leaves_the_board_during_its_check() -> None:
+    site = Site(1, interval=1.0)
+    gate = Event()
+    site.answer = lambda backend: (gate.wait(5), "200")
+    site.step()
+    entry = site.board.entries.pop(site.backends[0].key)
+    gate.set()
+    until(lambda: site.checker._running == 0)
+    assert entry.noted == []
+
+
+# -- one check
+
+
+@in_loop
+def test_a_backend_is_checked_once_at_a_time() -> None:
+    site = Site(1, interval=0.1)
+    gate = Event()
+    site.answer = lambda backend: (gate.wait(5), "200")
+    site.step()
+    site.pass_by(3.0)
+    assert len(site.probed) == 1
+    gate.set()
+    until(lambda: site.checker._running == 0)
+    site.step()
+    assert len(site.probed) == 2
+
+
+@in_loop
+def test_so_many_are_checked_at_once_and_the_others_get_their_turn() -> None:
+    site = Site(50, interval=0.001)
+    gate = Event()
+    site.answer = lambda backend: (gate.wait(5), "200")
+    loop = gevent.spawn(site.checker.run)
+    until(lambda: site.probed)
+    site.now += 1.0
+    until(lambda: len(site.probed) == health.MAX_AT_ONCE)
+    for _ in range(20):
+        gevent.sleep(0)
+    assert len(site.probed) == health.MAX_AT_ONCE
+    gate.set()
+    begun = time.monotonic()
+    until(lambda: len({number for _, number in site.probed}) == 50)
+    assert time.monotonic() - begun < 5
+    site.checker.stop()
+    loop.join(5)
+    assert loop.ready()
+
+
+@in_loop
+def test_a_check_may_not_take_longer_than_its_timeout() -> None:
+    said = Lines()
+    site = Site(1, interval=0.1, timeout=0.02)
+    site.checker._clock = time.monotonic
+    site.answer = lambda backend: (Event().wait(), "never")
+    loop = gevent.spawn(site.checker.run)
+    until(lambda: said.lines)
+    assert said.lines == ["WARNING backend http://app0 is down: no answer within 20ms"]
+    site.checker.stop()
+    loop.join(5)
+
+
+@in_loop
+def test_a_timeout_says_nothing_when_our_own_loop_stood_still() -> None:
+    site = Site(1, interval=1.0, timeout=0.02)
+
+    def stall(backend: Backend) -> tuple[bool, str]:
+        site.now += 0.02 + health.LATE + 0.1
+        return Event().wait(), "never"
+
+    site.answer = stall
+    site.step()
+    until(lambda: site.checker._running == 0)
+    assert site.entry().noted == []
+    site.answer = lambda backend: (True, "200")
+    site.pass_by(0.75)
+    assert site.entry().noted == [(True, "200")]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "Connection refused"),
+        (TimeoutError("too slow"), "too slow"),
+        (OSError(), "OSError"),
+        (AcmeError("a malformed response"), "a malformed response"),
+        (AcmeError("x" * 5000), "x" * health.MAX_TEXT),
+    ],
+)
+@in_loop
+def test_an_error_is_a_bad_check(error: Exception, text: str) -> None:
+    site = Site(1)
+    site.answer = lambda backend: _raise(error)
+    site.step()
+    assert site.entry().noted == [(False, text)]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
+@in_loop
+def test_what_we_are_out_of_is_no_fault_of_the_backends(number: int) -> None:
+    said = Lines()
+    site = Site(1, interval=1.0)
+    site.answer = lambda backend: _raise(OSError(number, "out of them"))
+    site.step()
+    assert site.entry().noted == []
+    assert said.lines == ["WARNING backend http://app0 can't be checked: out of them"]
+    site.answer = lambda backend: (True, "200")
+    site.pass_by(1.0)
+    assert site.entry().noted == [(True, "200")]
+
+
+@in_loop
+def test_a_fault_of_the_probe_takes_nobody_out() -> None:
+    said = Lines()
+    site = Site(1, interval=1.0)
+    site.answer = lambda backend: _raise(TypeError("oops"))
+    site.step()
+    site.pass_by(5.0)
+    assert site.entry().noted == []
+    assert set(said.lines) == {"ERROR backend http://app0 can't be checked"}
+    assert len(site.probed) == 6
+
+
+# -- by whom
+
+
+@in_loop
+def test_one_worker_checks_and_another_takes_over_when_it_drains() -> None:
+    site = Site(1, interval=0.1)
+    site.checker._clock = time.monotonic
+    other = Checker(site.board, site.backends, site.probe, 8, 2)
+    first = gevent.spawn(site.checker.run)
+    until(lambda: site.board.holder == 7)
+    second = gevent.spawn(other.run)
+    until(lambda: (8, 2) in site.board.asked)
+    site.checker.stop()
+    assert site.board.resigned == [7]
+    first.join(5)
+    assert first.ready()
+    until(lambda: site.board.holder == 8)
+    seen = len(site.probed)
+    until(lambda: len(site.probed) > seen)
+    other.stop()
+    second.join(5)
+    assert second.ready()
+    assert site.board.resigned == [7, 8]
+
+
+@in_loop
+def test_a_worker_that_loses_the_election_ends_its_checks_and_notes_nothing() -> None:
+    site = Site(3, interval=0.003)
+    ended: list[int] = []
+
+    def answer(backend: Backend) -> tuple[bool, str]:
+        try:
+            return Event().wait(), "never"
+        finally:
+            ended.append(backend.number)
+
+    site.answer = answer
+    site.step()
+    site.step(1.0)
+    assert len(site.probed) == 3
+    site.board.holder = 99
+    assert site.step() == health.TICK
+    until(lambda: sorted(ended) == [0, 1, 2])
+    assert site.checker._running == 0
+    assert all(entry.noted == [] for entry in site.board.entries.values())
+    site.pass_by(1.0)
+    assert len(site.probed) == 3
+    site.checker.stop()
+    assert site.board.resigned == [], "it is another's"
+
+
+@in_loop
+def test_a_worker_elected_again_begins_afresh() -> None:
+    site = Site(2, interval=1.0)
+    site.answer = lambda backend: (Event().wait(), "never")
+    site.step()
+    site.board.holder = 99
+    site.step(0.1)
+    site.board.holder = 7
+    site.answer = lambda backend: (True, "200")
+    site.step(0.1)
+    site.pass_by(0.6)
+    assert [number for _, number in site.probed] == [0, 0, 1]
+    assert site.entry(0).noted == site.entry(1).noted == [(True, "200")]
+
+
+@in_loop
+def test_who_takes_over_knows_who_is_down_and_since_when() -> None:
+    said = Lines()
+    site = Site(2, interval=4.0)
+    site.entry(0).down, site.entry(0).since_ns = True, int(site.now * 1e9) - 90 * 10**9
+    site.entry(1).down = True
+    site.step()
+    site.pass_by(3.9)
+    assert [at for at, number in site.probed if number == 0] == [0.0, 1.0]
+    assert said.lines == [
+        "INFO backend http://app0 is up again after 91s",
+        "INFO backend http://app1 is up again",
+    ]
+
+
+@in_loop
+def test_stopping_ends_the_checks_under_way_and_may_be_repeated() -> None:
+    site = Site(1)
+    unwound = Event()
+
+    def answer(backend: Backend) -> tuple[bool, str]:
+        try:
+            return Event().wait(), "never"
+        finally:
+            unwound.set()
+
+    site.answer = answer
+    loop = gevent.spawn(site.checker.run)
+    until(lambda: site.probed)
+    site.checker.stop()
+    site.checker.stop()
+    loop.join(5)
+    assert loop.ready()
+    assert unwound.wait(5)
+    assert site.board.resigned == [7]
+    assert site.entry().noted == []
+    asked = len(site.board.asked)
+    site.checker.run()
+    assert len(site.board.asked) == asked
+
+
+@in_loop
+def test_a_greenlet_that_is_killed_resigns_too() -> None:
+    site = Site(1)
+    loop = gevent.spawn(site.checker.run)
+    until(lambda: site.probed)
+    loop.kill()
+    assert site.board.resigned == [7]
+
+
+def _raise(error: Exception) -> tuple[bool, str]:
+    raise error
