@@ -25,6 +25,7 @@ from acme_wsgi.config import Config
 from acme_wsgi.config.problems import Conflict, Unreadable
 from acme_wsgi.config.schema.routes import Route
 from acme_wsgi.errors import EX_CONFIG, ConfigError, Problem
+from acme_wsgi.upstream import fallback
 
 NAME = "validate"
 HELP = "check a configuration without serving it"
@@ -134,6 +135,11 @@ def _missing_of_route(config: Config, route: Route, dotted: str) -> Iterator[Pro
     if route.root is not None and not Path(route.root).is_dir():
         wrong = "is no directory" if Path(route.root).exists() else "doesn't exist"
         yield config.problem(f"{dotted}.root", f"{route.root!r} {wrong}")
+    if route.fallback is not None:
+        try:
+            fallback.read(route.fallback)
+        except ValueError as error:
+            yield config.problem(f"{dotted}.fallback", str(error))
     for name, target in (("app", route.app), ("handler", route.handler)):
         if target is None:
             continue

@@ -7,7 +7,7 @@ remembered as `failed`, so that nothing is concluded from it. What several keys 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, TypeVar, cast
@@ -34,6 +34,9 @@ from acme_wsgi.config.schema import ENVIRONMENTS, LATER, Config
 from acme_wsgi.errors import Problem
 
 T = TypeVar("T")
+
+#: Raises ValueError for a text that isn't allowed.
+Check = Callable[[str], object] | None
 
 #: The most that a file with a secret may hold, in bytes.
 MAX_SECRET = 4096
@@ -125,7 +128,7 @@ class Builder:
             return self._list(spec, kind.item, node, dotted)
         if isinstance(node, Leaf) and node.null:
             return None if spec.optional else self._wrong(spec, node, dotted, _allowed(spec, kind))
-        return self._scalar(spec, kind, node, dotted)
+        return self._scalar(spec, kind, node, dotted, spec.key.check)
 
     def _inherited(self, spec: Spec) -> object:
         """The section whose values hold for what this one leaves out."""
@@ -171,13 +174,15 @@ class Builder:
         pairs = []
         for name, (place, child) in node.items.items():
             below = f"{dotted}.{name}"
+            self.places[below] = place
             try:
                 if spec.key.check:
                     spec.key.check(kind.read(name, True))
             except ValueError as error:
                 self.failed.add(dotted)
-                self.problems.append(place.problem(below, f"found {name!r}, allowed: {error}"))
-            value = self._scalar(spec, kind, child, below, check=False)
+                message = f"found {name!r}, allowed: {error}"
+                self.problems.append(place.problem(below, message, getattr(error, "hint", None)))
+            value = self._scalar(spec, kind, child, below, spec.key.check_value)
             if value is not _BAD:
                 pairs.append((name, value))
         return tuple(pairs)
@@ -192,7 +197,7 @@ class Builder:
         for index, member in enumerate(members):
             below = f"{dotted}[{index}]" if isinstance(node, Seq) else dotted
             self.places[below] = member.place
-            value = self._scalar(spec, kind, member, below)
+            value = self._scalar(spec, kind, member, below, spec.key.check)
             if value is _BAD:
                 return (
                     _BAD
@@ -205,7 +210,7 @@ class Builder:
     def _rest(self, spec: Spec, kind: Scalar, members: list[Node], dotted: str, start: int) -> object:
         """The problems in the members after the first bad one."""
         for index, member in enumerate(members, start):
-            self._scalar(spec, kind, member, f"{dotted}[{index}]")
+            self._scalar(spec, kind, member, f"{dotted}[{index}]", spec.key.check)
         return _BAD
 
     def _too_many(self, node: Seq, dotted: str) -> bool:
@@ -214,7 +219,7 @@ class Builder:
         self.problems.append(node.place.problem(dotted, f"{len(node.items)} items; allowed: {MAX_ITEMS}"))
         return True
 
-    def _scalar(self, spec: Spec, kind: Scalar, node: Node, dotted: str, *, check: bool = True) -> object:
+    def _scalar(self, spec: Spec, kind: Scalar, node: Node, dotted: str, check: Check) -> object:
         if not isinstance(node, Leaf) or node.null:
             return self._wrong(spec, node, dotted, _allowed(spec, kind))
         text = node.text
@@ -232,7 +237,7 @@ class Builder:
         plain = node.plain or text != node.text
         return self._checked(spec, kind, Leaf(text, plain, node.place, raw=True), dotted, check)
 
-    def _checked(self, spec: Spec, kind: Scalar, leaf: Leaf, dotted: str, check: bool) -> object:
+    def _checked(self, spec: Spec, kind: Scalar, leaf: Leaf, dotted: str, check: Check) -> object:
         try:
             value = kind.read(leaf.text, leaf.plain)
         except ValueError as error:
@@ -242,9 +247,9 @@ class Builder:
         low, high = kind.limits(spec.key.minimum, spec.key.maximum)
         if (low is not None and value < low) or (high is not None and value > high):
             return self._wrong(spec, leaf, dotted, _allowed(spec, kind))
-        if spec.key.check and check:
+        if check is not None:
             try:
-                spec.key.check(str(value))
+                check(str(value))
             except ValueError as error:
                 return self._wrong(spec, leaf, dotted, str(error), getattr(error, "hint", None))
         return value

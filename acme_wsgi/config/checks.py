@@ -7,15 +7,19 @@ halves with their places. A key that failed to be read takes part in nothing her
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from acme_wsgi.config import templates, urls
 from acme_wsgi.config.keys import Items, Section, Table, specs
+from acme_wsgi.config.kinds import DURATION
 from acme_wsgi.config.nodes import Place
 from acme_wsgi.config.problems import Conflict
 from acme_wsgi.config.schema import Config
 from acme_wsgi.config.schema.limits import Middleware
-from acme_wsgi.config.schema.routes import Route
+from acme_wsgi.config.schema.routes import Rewrite, Route
+from acme_wsgi.config.schema.upstream import MAX_BACKENDS, Backend
 from acme_wsgi.errors import Problem
 
 _NOWHERE = Place("configuration")
@@ -38,8 +42,8 @@ def check(config: Config, places: Mapping[str, Place], failed: set[str]) -> list
 
 
 def warn(config: Config, places: Mapping[str, Place]) -> list[Problem]:
-    """What `config` asks for that this version doesn't do."""
-    return list(_unbuilt(config, "", True, places))
+    """What `config` asks for that this version doesn't do, or that something else keeps from happening."""
+    return [*_unbuilt(config, "", True, places), *_cut_short(config, places)]
 
 
 class _Checks:
@@ -53,6 +57,8 @@ class _Checks:
         yield from self._ordered("cache.l1.size", "cache.size")
         yield from self._ordered("database.min_idle", "database.pool_size")
         yield from self._ordered("server.connection_pool.min_idle", "server.connection_pool.max_per_worker")
+        yield from self._pool()
+        yield from self._backends(self.config.backends, "backends")
         yield from self._ordered("compression.min_size", "compression.max_size")
         yield from self._ordered("static.mmap.threshold", "static.mmap.max_size")
         yield from self._ordered(
@@ -173,8 +179,8 @@ class _Checks:
             below = f"{dotted}.try_files[{place}]"
             if text.startswith("=") and self._ok(below):
                 yield self._place(below).problem(below, f"{text} can only be the last")
-        if route.type == "proxy" and self._ok(f"{dotted}.backend", f"{dotted}.backends", "backends"):
-            yield from self._route_backends(route, dotted)
+        if route.type == "proxy":
+            yield from self._proxy(route, dotted)
         if route.middleware:
             yield from self._middleware(route.middleware, f"{dotted}.middleware")
         yield from self._route_sections(route, dotted)
@@ -197,6 +203,27 @@ class _Checks:
                 self._place(f"{dotted}.compression.min_size"), f"{dotted}.compression.min_size", message
             )
 
+    def _pool(self) -> Iterator[Problem]:
+        pool, dotted = self.config.server.connection_pool, "server.connection_pool"
+        names = (f"{dotted}.min_idle", f"{dotted}.reuse_connections")
+        if pool.min_idle and not pool.reuse_connections and self._ok(*names):
+            message = f"{pool.min_idle} connections kept, but {self._said(names[1])} is false"
+            yield Conflict.at(self._place(names[0]), names[0], message)
+
+    def _proxy(self, route: Route, dotted: str) -> Iterator[Problem]:
+        if self._ok(f"{dotted}.backend", f"{dotted}.backends", "backends"):
+            yield from self._route_backends(route, dotted)
+        yield from self._backends(route.backends, f"{dotted}.backends")
+        yield from self._added_headers(route, f"{dotted}.headers.add")
+        if route.rewrite is not None and self._ok(f"{dotted}.rewrite.from", f"{dotted}.rewrite.to"):
+            yield from self._rewrite(route.rewrite, f"{dotted}.rewrite.to")
+        for name in ("proxy_connect_timeout", "proxy_read_timeout", "proxy_write_timeout"):
+            part, whole = getattr(route, name), route.proxy_timeout
+            names = (f"{dotted}.{name}", f"{dotted}.proxy_timeout")
+            if part is not None and whole is not None and part > whole and self._ok(*names):
+                limit = f"{self._said(names[1])}, which is {DURATION.show(whole)}"
+                yield Conflict.at(self._place(names[0]), names[0], f"{DURATION.show(part)} is above {limit}")
+
     def _route_backends(self, route: Route, dotted: str) -> Iterator[Problem]:
         if route.backend is not None and route.backends:
             message = f"written beside {self._said(f'{dotted}.backends')}"
@@ -204,6 +231,56 @@ class _Checks:
         elif route.backend is None and not route.backends and not self.config.backends:
             message = "missing; a route of type proxy needs backend or backends, here or for the whole server"
             yield self._place(dotted).problem(f"{dotted}.backends", message)
+
+    def _backends(self, backends: tuple[Backend, ...], dotted: str) -> Iterator[Problem]:
+        """No more than a route may have, each once, however its URL is spelled."""
+        if not self._ok(dotted):
+            return
+        if len(backends) > MAX_BACKENDS:
+            yield self._place(dotted).problem(dotted, f"{len(backends)} backends; allowed: {MAX_BACKENDS}")
+        seen: dict[str, str] = {}
+        for index, backend in enumerate(backends):
+            here = f"{dotted}[{index}].url"
+            if not self._ok(here):
+                continue
+            there = seen.setdefault(urls.normal(backend.url), here)
+            # The very same text is found where the list is read.
+            if there != here and backend.url != self._value_at(backends, there):
+                message = f"the same backend as {self._said(there)}"
+                yield Conflict.at(self._place(here), here, message)
+
+    @staticmethod
+    def _value_at(backends: tuple[Backend, ...], dotted: str) -> str:
+        return backends[int(dotted.rpartition("[")[2].partition("]")[0])].url
+
+    def _added_headers(self, route: Route, dotted: str) -> Iterator[Problem]:
+        seen: dict[str, str] = {}
+        for name, _ in route.headers.add:
+            first = seen.setdefault(name.lower(), name)
+            if first != name and self._ok(dotted):
+                message = f"the same header as {self._said(f'{dotted}.{first}')}"
+                yield Conflict.at(self._place(f"{dotted}.{name}"), f"{dotted}.{name}", message)
+
+    def _rewrite(self, rule: Rewrite, dotted: str) -> Iterator[Problem]:
+        try:
+            templates.rewrite(rule.to, re.compile(rule.from_))
+        except ValueError as error:
+            where = self._said(f"{dotted.removesuffix('.to')}.from")
+            hint = getattr(error, "hint", None)
+            yield Conflict.at(self._place(dotted), dotted, f"found {rule.to!r}: {error}; {where}", hint)
+
+
+def _cut_short(config: Config, places: Mapping[str, Place]) -> Iterator[Problem]:
+    """Times for a backend that end after the request's own time does."""
+    for index, route in enumerate(config.routes):
+        dotted, name = f"routes[{index}].proxy_timeout", f"routes[{index}].timeout"
+        limit = route.timeout
+        if limit is None:
+            name, limit = "server.timeout", config.server.timeout
+        if route.proxy_timeout is not None and route.proxy_timeout > limit:
+            what = f"{DURATION.show(route.proxy_timeout)} is never reached"
+            why = f"{name} ({places.get(name, 'default')}) ends the request after {DURATION.show(limit)}"
+            yield places.get(dotted, _NOWHERE).problem(dotted, f"{what}: {why}")
 
 
 def _and_around(dotted: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ import ipaddress
 import re
 from urllib.parse import urlsplit
 
+from acme_wsgi.config import templates
 from acme_wsgi.config.kinds import Hinted
 
 _HOSTNAME = re.compile(
@@ -31,6 +32,11 @@ LOG_FIELDS = frozenset(
         "user_agent", "host", "request_id", "headers", "sample",
     )
 )  # fmt: skip
+# What a proxy must not pass on, RFC 9110 section 7.6.1, and what it writes itself.
+_HOP_BY_HOP = frozenset(
+    ("connection", "keep-alive", "proxy-connection", "te", "upgrade", "http2-settings", "expect")
+)
+_FRAMING = frozenset(("content-length", "transfer-encoding", "trailer"))
 #: The longest path that fits a UNIX socket's address (sun_path holds 108 bytes with its NUL).
 MAX_SOCKET_PATH = 107
 
@@ -154,6 +160,29 @@ def header_name(text: str) -> None:
         raise ValueError("the name of a header field")
 
 
+def added_header(text: str) -> None:
+    """The name of a header field that may be set on a request to a backend."""
+    header_name(text)
+    if text.lower() in _HOP_BY_HOP:
+        raise ValueError("a header field that doesn't belong to a single connection (RFC 9110 section 7.6.1)")
+    if text.lower() in _FRAMING:
+        raise ValueError("a header field that doesn't say where the request's body ends (RFC 9112 section 6)")
+
+
+def removed_header(text: str) -> None:
+    """The name of a header field that a request to a backend can do without."""
+    header_name(text)
+    if text.lower() in _FRAMING:
+        raise ValueError("a header field that doesn't say where the request's body ends (RFC 9112 section 6)")
+    if text.lower() == "host":
+        raise ValueError("a header field that a request can do without (RFC 9112 section 3.2)")
+
+
+def header_template(text: str) -> None:
+    """The value of a header field, with variables."""
+    templates.header(text)
+
+
 def cookie_name(text: str) -> None:
     """The name of a cookie, RFC 6265 section 4.1.1."""
     if not _TOKEN.fullmatch(text):
@@ -194,8 +223,16 @@ def backend_url(text: str) -> None:
     """The URL of a backend: ``http://``, ``https://`` or ``unix:/path``."""
     if text.startswith("unix:"):
         socket_path(text.removeprefix("unix:"))
-    else:
-        _url(text, ("http", "https"), "an http:// or https:// URL, or unix:/path")
+        return
+    _url(text, ("http", "https"), "an http:// or https:// URL, or unix:/path")
+    if "?" in text or "#" in text:
+        raise ValueError("a URL without a query: that is the request's")
+
+
+def rewritten_path(text: str) -> None:
+    """A path with references to groups; which groups there are is checked with the expression."""
+    if any(char in text for char in " ?#"):
+        raise ValueError("a path without a space, ? or #")
 
 
 def redis_url(text: str) -> None:

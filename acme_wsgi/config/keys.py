@@ -78,6 +78,7 @@ class Key:
     unbuilt: tuple[object, ...] = ()
     secret: bool = False
     check: Callable[[str], object] | None = None
+    check_value: Callable[[str], object] | None = None
     inherit: str = ""
     same_as: str = ""
     only: tuple[str, ...] = ()
@@ -97,6 +98,7 @@ def key(
     unbuilt: tuple[object, ...] = (),
     secret: bool = False,
     check: Callable[[str], object] | None = None,
+    check_value: Callable[[str], object] | None = None,
     inherit: str = "",
     same_as: str = "",
     only: tuple[str, ...] = (),
@@ -114,7 +116,8 @@ def key(
     :param built: the feature exists; False: ``validate`` warns when the key differs from its default
     :param unbuilt: the values whose feature doesn't exist yet, where the key's other values' do
     :param secret: masked wherever it is shown; in a text that is a URL, only its password is
-    :param check: raises ValueError for a text (or an item of a list of texts) that isn't allowed
+    :param check: raises ValueError for a text (or an item of a list of texts, or a name of a mapping) that
+        isn't allowed; `check_value`: likewise for the texts of a mapping
     :param inherit: dotted section whose values hold for what this section leaves out
     :param same_as: dotted key whose value holds while this one isn't written
     :param only: values of the sibling key ``type`` with which this key may be written
@@ -131,6 +134,7 @@ def key(
         unbuilt,
         secret,
         check,
+        check_value,
         inherit,
         same_as,
         only,

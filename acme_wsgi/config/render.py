@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from acme_wsgi.config import urls
 from acme_wsgi.config.keys import Items, ListOf, Pairs, Spec, Table, specs
 from acme_wsgi.config.kinds import Scalar
 from acme_wsgi.config.references import escape
 from acme_wsgi.config.schema import Config
 from acme_wsgi.config.schema.cache import L2
 
-MASK = "***"
+MASK = urls.MASK
 
 # Texts that are the same with and without quotes, whoever reads the YAML.
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+@:-]*")
@@ -53,16 +54,9 @@ def masked(spec: Spec, value: Any) -> Any:
     """`value` as it may be shown: of a URL the password is hidden, of another secret everything."""
     if not spec.key.secret or value is None:
         return value
-    parts = urlsplit(value)
-    if spec.key.check is None or not parts.scheme:
+    if spec.key.check is None or not urlsplit(value).scheme:
         return MASK
-    if "@" not in parts.netloc and not parts.query:
-        return value
-    account, _, host = parts.netloc.rpartition("@")
-    user, colon, _ = account.partition(":")
-    netloc = f"{user}{':' + MASK if colon else ''}@{host}" if account else host
-    # A query may carry a password or a token under any name.
-    return parts._replace(netloc=netloc, query=MASK if parts.query else "").geturl()
+    return urls.masked(value)
 
 
 def shown_keys(section: Any) -> Iterator[tuple[Spec, Any]]:

@@ -20,9 +20,16 @@ class RouteHeaders:
     """Changes to the headers passed to a backend."""
 
     add: tuple[tuple[str, str], ...] = key(
-        (), "headers set, by name", check=grammar.header_name, example="{X-Via: acme}"
+        (),
+        "headers set, by name; $remote_addr, $scheme, $host and $request_id stand for the request's, $$ for "
+        "a dollar sign",
+        check=grammar.added_header,
+        check_value=grammar.header_template,
+        example="{X-Real-IP: $remote_addr}",
     )
-    remove: tuple[str, ...] = key((), "headers taken out", check=grammar.header_name, example="[X-Debug]")
+    remove: tuple[str, ...] = key(
+        (), "headers taken out, before others are set", check=grammar.removed_header, example="[X-Debug]"
+    )
 
 
 @section
@@ -32,7 +39,12 @@ class Rewrite:
     from_: str = key(
         REQUIRED, "regular expression that the path must match", check=grammar.regexp, example="^/api/(.*)$"
     )
-    to: str = key(REQUIRED, "path in its place, with \\1 for what the first group matched", example="/\\1")
+    to: str = key(
+        REQUIRED,
+        "path in its place, with \\1 for what the first group matched, \\g<name> for a named one",
+        check=grammar.rewritten_path,
+        example="/\\1",
+    )
 
 
 @section
@@ -52,7 +64,7 @@ class Route:
         (), "hosts it answers; empty = any", check=grammar.route_host, example="www.example.org"
     )
     type: Literal["static", "proxy", "redirect", "wsgi", "handler"] = key(
-        REQUIRED, "what answers", unbuilt=("proxy",), example="wsgi"
+        REQUIRED, "what answers", example="wsgi"
     )
     app: str | None = key(
         None, "WSGI application, module:callable or module:factory()", check=grammar.callable_name,
@@ -125,6 +137,13 @@ class Route:
     )  # fmt: skip
     headers: RouteHeaders = key(RouteHeaders(), "changes to the headers passed on", only=("proxy",))
     rewrite: Rewrite | None = key(None, "change of the path passed on", only=("proxy",))
+    fallback: str | None = key(
+        None,
+        "file sent with status 503 when no backend can answer, its type by its name; read at the start and "
+        "by each reload, at most 1MB",
+        only=("proxy",),
+        example="/srv/shop/busy.html",
+    )
     redirect_to: str | None = key(
         None, "where to: a path or a URL", check=grammar.redirect_target, only=("redirect",), example="/new/"
     )

@@ -114,7 +114,7 @@ class Server:
         maximum=3600,
     )
     server_header: bool = key(True, "responses carry Server: acme")
-    connection_pool: ConnectionPool = key(ConnectionPool(), "connections to backends", built=False)
+    connection_pool: ConnectionPool = key(ConnectionPool(), "connections to backends")
     backlog: int = key(
         65535, "listen queue; the kernel's somaxconn caps it", minimum=1, maximum=MAX_BACKLOG, live=False
     )

@@ -10,6 +10,9 @@ from typing import ClassVar, Literal
 from acme_wsgi.config import grammar
 from acme_wsgi.config.keys import REQUIRED, key, section
 
+MAX_BACKENDS = 64
+"""The most backends that one route may have."""
+
 Algorithm = Literal["round_robin", "least_conn", "ip_hash"]
 _ALGORITHM_TEXT = "round_robin (smooth, weighted), least_conn (weighted), ip_hash (weighted, consistent)"
 

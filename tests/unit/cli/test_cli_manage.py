@@ -83,6 +83,10 @@ def test_a_file_that_is_not_there(site: Path, capsys: pytest.CaptureFixture[str]
         ("routes: [{path: /, type: handler, handler: 'no.pe:x'}]", "routes[0].handler: no module 'no.pe'"),
         ("routes: [{path: /, type: static, root: /no/where}]", "routes[0].root: '/no/where' doesn't exist"),
         ("routes: [{path: /, type: static, root: /dev/null}]", "routes[0].root: '/dev/null' is no directory"),
+        (
+            "routes: [{path: /, type: proxy, backend: 'http://a', fallback: busy.html}]",
+            "routes[0].fallback: 'busy.html' can't be read: No such file or directory",
+        ),
         ("logging: {access: {output: /no/where/access.log}}", "logging.access.output: directory '/no/where'"),
         ("server: {runtime_dir: /no/where}", "server.runtime_dir: directory '/no' doesn't exist"),
         ("cache: {l2: {password_file: /no/where}}", "cache.l2.password_file: '/no/where': No such file"),

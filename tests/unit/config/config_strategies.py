@@ -103,6 +103,10 @@ _BY_CHECK: dict[Callable[[str], object], st.SearchStrategy[str]] = {
     grammar.statement_pattern: st.sampled_from(["SELECT .* FROM users WHERE id = ?", "a IN (?, ?)", "x"])
     | _NAMES,
     grammar.header_name: _HEADERS,
+    grammar.added_header: _HEADERS,
+    grammar.removed_header: _HEADERS,
+    grammar.header_template: st.sampled_from(["acme", "$remote_addr", "$scheme://$host; $$1", "$request_id"]),
+    grammar.rewritten_path: st.sampled_from(["/", "/\\g<0>", "/a/\\\\b", "\\g<0>.html"]),
     grammar.cookie_name: _NAMES,
     grammar.method: st.sampled_from(["GET", "POST", "M-SEARCH"]),
     grammar.route_host: st.sampled_from(["www.example.org", "*.example.org", "10.0.0.1", "[::1]"]),
@@ -166,8 +170,9 @@ def _values(spec: Spec) -> st.SearchStrategy[Any]:
         return st.lists(_sections(cls), max_size=3, unique_by=lambda item: _identity(cls, item)).map(tuple)
     if isinstance(kind, Pairs):
         assert spec.key.check is not None
-        pairs = st.tuples(_BY_CHECK[spec.key.check], TEXTS)
-        return st.lists(pairs, max_size=3, unique_by=lambda pair: pair[0]).map(tuple)
+        values = _BY_CHECK[spec.key.check_value] if spec.key.check_value else TEXTS
+        pairs = st.tuples(_BY_CHECK[spec.key.check], values)
+        return st.lists(pairs, max_size=3, unique_by=lambda pair: pair[0].lower()).map(tuple)
     if isinstance(kind, ListOf):
         least = 1 if spec.required else 0
         return st.lists(_scalars(kind.item, spec), min_size=least, max_size=4).map(tuple)
@@ -212,7 +217,9 @@ def _consistent(config: Config) -> Config:
         l2 = dataclasses.replace(l2, enabled=False)
     l1 = dataclasses.replace(cache.l1, size=min(cache.l1.size, cache.size))
     mmap, balancing, monitoring = config.static.mmap, config.load_balancing, config.monitoring
-    pool = dataclasses.replace(pool, min_idle=min(pool.min_idle, pool.max_per_worker))
+    pool = dataclasses.replace(
+        pool, min_idle=min(pool.min_idle, pool.max_per_worker) if pool.reuse_connections else 0
+    )
     metrics = dataclasses.replace(monitoring.metrics, path="/m-1")
     dashboard = dataclasses.replace(monitoring.dashboard, path="/d-1")
     checks = tuple(
@@ -269,4 +276,7 @@ def _consistent_route(route: Route) -> Route:
         changes["backend"] = None
     else:
         changes["backend"] = route.backend or "http://a.example"
+    for part in ("proxy_connect_timeout", "proxy_read_timeout", "proxy_write_timeout"):
+        value, whole = getattr(route, part), route.proxy_timeout
+        changes[part] = min(value, whole) if value is not None and whole is not None else value
     return dataclasses.replace(route, **changes)

@@ -66,6 +66,15 @@ def refused(file: Path, text: str) -> list[str]:
         ("routes: [5]", "1:10: routes[0]: found '5', allowed: a mapping"),
         ("routes: [{path: /, type: proxy, backend: 'ftp://x'}]", "1:42: routes[0].backend: found ***, allowed: an http:// or https:// URL"),
         ("routes: [{path: /, type: proxy, backend: 'http://a', headers: {add: {'a b': c}}}]", "1:70: routes[0].headers.add.a b: found 'a b', allowed: the name of a header field"),
+        ("routes: [{path: /, type: proxy, backend: 'http://a', headers: {add: {A: $remote_adr}}}]", "1:73: routes[0].headers.add.A: found '$remote_adr', allowed: a text with the variables $remote_addr, $scheme, $host, $request_id, and $$ for a $; did you mean $remote_addr?"),
+        ("routes: [{path: /, type: proxy, backend: 'http://a', headers: {add: {A: a $ b}}}]", "1:73: routes[0].headers.add.A: found 'a $ b', allowed: a text with the variables"),
+        ("routes: [{path: /, type: proxy, backend: 'http://a', headers: {add: {A: \"a\\tb\"}}}]", "1:73: routes[0].headers.add.A: found 'a\\tb', allowed: a text in one line, without control characters"),
+        ("routes: [{path: /, type: proxy, backend: 'http://a', headers: {add: {connection: close}}}]", "1:70: routes[0].headers.add.connection: found 'connection', allowed: a header field that doesn't belong to a single connection"),
+        ("routes: [{path: /, type: proxy, backend: 'http://a', headers: {add: {Content-Length: '1'}}}]", "1:70: routes[0].headers.add.Content-Length: found 'Content-Length', allowed: a header field that doesn't say where"),
+        ("routes: [{path: /, type: proxy, backend: 'http://a', headers: {remove: [Host]}}]", "1:73: routes[0].headers.remove[0]: found 'Host', allowed: a header field that a request can do without"),
+        ("routes: [{path: /, type: wsgi, app: x, fallback: /f}]", "1:40: routes[0].fallback: is for type proxy; the type here is wsgi"),
+        ("backends: [{url: 'http://a?secret=b'}]", "1:18: backends[0].url: found ***, allowed: a URL without a query"),
+        (f"backends: [{', '.join(f'{{url: http://a:{port}}}' for port in range(1, 66))}]", "1:11: backends: 65 backends; allowed: 64"),
         ("static: {concatenation: {patterns: [/a/*.css /b]}}", "1:37: static.concatenation.patterns[0]: found '/a/*.css /b', allowed: a pattern, an arrow and a path"),
         ("monitoring: {metrics: [cpu_usge]}", "1:24: monitoring.metrics.include[0]: found 'cpu_usge', allowed: request_rate"),
         ("monitoring: {metrics: {include: [cpu_usge]}}", "1:34: monitoring.metrics.include[0]: found 'cpu_usge'"),
@@ -115,6 +124,13 @@ def test_all_errors_of_all_files_come_in_one_go(tmp_path: Path) -> None:
         ("routes:\n- path: /\n  type: wsgi\n  app: x\n  root: /y", "5:3: routes[0].root: is for type static; the type here is wsgi (FILE:3)"),
         ("routes:\n- {path: /, type: proxy, backend: 'http://a', backends: [{url: 'http://b'}]}", "2:35: routes[0].backend: written beside routes[0].backends (FILE:2)"),
         ("routes:\n- {path: /, type: proxy}", "2:3: routes[0].backends: missing; a route of type proxy needs backend or backends"),
+        ("backends:\n- url: http://a:80\n- url: HTTP://A/", "3:8: backends[1].url: the same backend as backends[0].url (FILE:2)"),
+        ("server: {connection_pool: {min_idle: 5, reuse_connections: false}}", "1:38: server.connection_pool.min_idle: 5 connections kept, but server.connection_pool.reuse_connections (FILE:1) is false"),
+        ("routes:\n- {path: /, type: proxy, backend: 'http://a', proxy_timeout: 5s, proxy_read_timeout: 6s}", "2:86: routes[0].proxy_read_timeout: 6s is above routes[0].proxy_timeout (FILE:2), which is 5s"),
+        ("routes:\n- {path: /, type: proxy, backend: 'http://a', headers: {add: {X-A: a, x-a: b}}}", "2:71: routes[0].headers.add.x-a: the same header as routes[0].headers.add.X-A (FILE:2)"),
+        ("routes:\n- {path: /, type: proxy, backend: 'http://a', rewrite: {from: ^/(.*), to: /\\2}}", "2:75: routes[0].rewrite.to: found '/\\\\2': there is no group 2: the expression has one group; routes[0].rewrite.from (FILE:2)"),
+        ("routes:\n- {path: /, type: proxy, backend: 'http://a', rewrite: {from: '^/(?P<page>.*)', to: /\\g<pages>}}", "2:85: routes[0].rewrite.to: found '/\\\\g<pages>': there is no group 'pages'; routes[0].rewrite.from (FILE:2); did you mean page?"),
+        ("routes:\n- {path: /, type: proxy, backend: 'http://a', rewrite: {from: ^/, to: x}}", "2:71: routes[0].rewrite.to: found 'x': a path that starts with /, or with a group that does"),
         ("routes:\n- {path: /, type: wsgi, app: x, compression: {min_size: 1GB}}", "2:57: routes[0].compression.min_size: above max_size (from compression)"),
         ("middleware:\n- {type: rateLimit, limit: 1, window: 1s, key_by: header}", "2:51: middleware[0].key_header: missing; key_by: header needs it"),
         ("middleware:\n- {type: rateLimit, limit: 1, window: 1s, key_cookie: a}", "2:55: middleware[0].key_cookie: written, but middleware[0].key_by (default) is ip"),
@@ -201,9 +217,36 @@ def test_what_has_no_effect_yet_is_warned_about(file: Path) -> None:
     assert warned == [
         ("cache.size", 1),
         ("server.preload_app", 2),
-        ("routes[0].type", 4),
         ("routes[1].cache.enabled", 5),
     ]
+
+
+def test_a_time_that_is_never_reached_is_warned_about(file: Path) -> None:
+    config = loaded(
+        file,
+        "routes:\n- {path: /a, type: proxy, backend: 'http://a:1', proxy_timeout: 40s}\n"
+        "- {path: /b, type: proxy, backend: 'http://a:1', proxy_timeout: 40s, timeout: 1m}\n"
+        "- {path: /c, type: proxy, backend: 'http://a:1', proxy_timeout: 2m, timeout: 1m}\n",
+    )
+    assert [str(each).removeprefix(f"{file}:") for each in config.warnings] == [
+        "2:65: routes[0].proxy_timeout: 40s is never reached: server.timeout (default) ends the request after 30s",
+        f"4:65: routes[2].proxy_timeout: 2m is never reached: routes[2].timeout ({file}:4) ends the request after 1m",
+    ]
+
+
+def test_a_route_of_the_servers_backends_inherits_piece_by_piece(file: Path) -> None:
+    config = loaded(
+        file,
+        "load_balancing:\n  sticky_sessions: {cookie_name: WHO, ttl: 1h}\n  connection_draining: {timeout: 9s}\n"
+        "backends: [{url: 'http://a'}]\nroutes:\n- path: /\n  type: proxy\n"
+        "  load_balancing: {sticky_sessions: {enabled: true}}\n  health_check: false\n",
+    )
+    (route,) = config.routes
+    assert route.load_balancing is not None and route.health_check is not None
+    sticky = route.load_balancing.sticky_sessions
+    assert (sticky.enabled, sticky.cookie_name, sticky.ttl) == (True, "WHO", 3600.0)
+    assert route.load_balancing.connection_draining.timeout == 9.0
+    assert (route.health_check.enabled, route.health_check.interval) == (False, 10.0)
 
 
 def test_what_is_there_is_not_warned_about(file: Path) -> None:
