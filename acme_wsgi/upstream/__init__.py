@@ -1,1 +1,4 @@
-"""Servers behind this one: which of them gets a request, and whether it is well."""
+"""Backends: who they are, which of them is chosen, and the connections to them.
+
+Law: importing the room itself imports nothing, because the arbiter and the workers each need another half of it.
+"""
