@@ -21,6 +21,7 @@ from typing import Any
 
 from acme_wsgi import __version__, cpus, handover, limits, pidfile, privileges, sockets, upgrade, worker
 from acme_wsgi import log as logs
+from acme_wsgi.backends import Backends
 from acme_wsgi.child import log_with_stacks
 from acme_wsgi.config import Config
 from acme_wsgi.control import Control, ControlError, Order, default_directory
@@ -33,6 +34,7 @@ from acme_wsgi.scoreboard import Scoreboard
 from acme_wsgi.stacks import STACK_SIGNAL
 from acme_wsgi.status import describe
 from acme_wsgi.systemd import Manager
+from acme_wsgi.upstream.board import Board
 from acme_wsgi.watch import BOOT_LIMIT, BOOT_REPORT, Watch
 
 SECOND = 1.0
@@ -69,6 +71,7 @@ class Arbiter:
     started: float = field(default_factory=time.time)
     listeners: list[sockets.Listener] = field(default_factory=list)
     history: History = field(init=False)
+    backends: Backends = field(init=False)
     crew: Crew = field(init=False)
     reload: Reload = field(init=False)
     manager: Manager = field(init=False)
@@ -140,9 +143,15 @@ class Arbiter:
         workers = self.config.server.workers or cpus.available()
         board = Scoreboard(max(FEWEST_SLOTS, SLOTS_PER_WORKER * workers), used=0)
         self.history = History(board)
-        first = Generation(1, self.config, tuple(self.listeners), workers)
+        self.directory = self._runtime_directory()
+        if self._handover is None:
+            self._open_control(None)  # this also makes the directory
+        self.backends = Backends(Board(board.size), self.directory)
+        prepared = self.backends.prepare(self.config)
+        first = Generation(1, self.config, tuple(self.listeners), workers, *prepared)
         self.crew = Crew(
             board,
+            self.backends.board,
             first,
             self._account,
             self._shed,
@@ -157,9 +166,6 @@ class Arbiter:
         for number in (*_SIGNALS, *_WITHOUT_EFFECT):
             signal.signal(number, _nothing)  # the number itself goes through the pipe
         signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        self.directory = self._runtime_directory()
-        if self._handover is None:
-            self._open_control(None)
         self.warn(workers, files)
         # Objects that live forever out of the collector's sight: its marks would unshare their pages.
         gc.collect()
@@ -198,6 +204,7 @@ class Arbiter:
     def _loop(self) -> None:
         while True:
             self.crew.step()
+            self.backends.look(self.crew.generations)
             if self.stopping or self.crew.failed is not None:
                 if not any(self.crew) and not self._followed:
                     return
@@ -223,7 +230,8 @@ class Arbiter:
         poll = select.poll()
         poll.register(self._pipe[0], select.POLLIN)
         now = time.monotonic()
-        wait = min(self._watch.due(self.crew), max(self.crew.next_start() - now, 0))
+        due = min(self._watch.due(self.crew), self.backends.draining.due())
+        wait = min(due, max(self.crew.next_start() - now, 0))
         for child in self.crew:
             if child.report >= 0:
                 poll.register(child.report, select.POLLIN)
@@ -313,6 +321,8 @@ class Arbiter:
             case "stop":
                 self._begin_stop(quick=order.arguments.get("quick") is True)
                 order.reply(patience=self.config.server.shutdown_timeout)
+            case "drain":
+                self.backends.draining.obey(order, self.crew.generation.plans)
             case "reopen":
                 self._reopen()
                 order.reply()
@@ -372,6 +382,7 @@ class Arbiter:
             if order is not None:
                 order.fail(why_not)
             return
+        self.backends.draining.before_another_program()
         try:
             self.program = upgrade.spawn(
                 self.listeners, {**self.environ, **self.manager.environ()}, self.home, order

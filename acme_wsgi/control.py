@@ -37,7 +37,7 @@ __all__ = ["QUESTIONS", "SOCKET", "VERBS", "Control", "ControlError", "Order", "
 PROTOCOL = 1
 """The version of what is spoken; a request in another one is refused."""
 
-VERBS = frozenset({"status", "stats", "reload", "restart", "stop", "reopen"})
+VERBS = frozenset({"status", "stats", "reload", "restart", "stop", "reopen", "drain"})
 """The orders there are."""
 
 QUESTIONS = frozenset({"status", "stats"})

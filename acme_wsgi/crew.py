@@ -31,6 +31,7 @@ from acme_wsgi.generation import Generation
 from acme_wsgi.privileges import Account
 from acme_wsgi.scoreboard import Scoreboard
 from acme_wsgi.stacks import Stacks
+from acme_wsgi.upstream.board import Board
 
 SLOTS_PER_WORKER = 4
 """Slots of the scoreboard for each place: its process, the successor, and some that still leave."""
@@ -50,6 +51,7 @@ class Crew:
 
     :ivar board: its slots are given to processes, never to two at a time
     :ivar generation: the configuration that holds
+    :ivar backends: what all processes know of backends; slots are the same
     :ivar account: what workers run as, None for "as the arbiter"
     :ivar shed: called in a forked child: closes what is the arbiter's alone
     :ivar pss: memory of the process in a slot, in bytes, None while unknown
@@ -61,6 +63,7 @@ class Crew:
     """
 
     board: Scoreboard
+    backends: Board
     generation: Generation
     account: Account | None
     shed: Callable[[], None]
@@ -91,6 +94,12 @@ class Crew:
     def serving(self) -> bool:
         """Is there a worker that answers requests?"""
         return any(place.child is not None and place.child.ready for place in self.places)
+
+    @property
+    def generations(self) -> set[Generation]:
+        """Those that a process may live in: what holds, what is tried, and what still leaves."""
+        tried = {self._trial} if self._trial is not None else set()
+        return {self.generation, *tried, *(child.generation for child in self)}
 
     @property
     def trying(self) -> bool:
@@ -349,6 +358,9 @@ class Crew:
                     arbiter=arbiter,
                     report=writing,
                     stacks=stacks.file,
+                    backends=self.backends,
+                    plans=generation.plans,
+                    sticky_key=generation.sticky_key,
                     make_engine=self.make_engine,
                 )
                 self._become_worker(task, generation, reading, before)
@@ -410,6 +422,7 @@ class Crew:
         child.read_report()
         in_hand = child.slot.snapshot()["in_flight"]
         child.slot.reset_gauges()
+        self.backends.release(child.slot.index)
         if child in self.leaving:
             self.leaving.remove(child)
             self._see_off(child, status, in_hand)

@@ -23,11 +23,13 @@ from acme_wsgi.errors import ConfigError
 from acme_wsgi.handlers import HANDLERS, Build, Context, Handler, Request
 from acme_wsgi.http.writer import Response
 from acme_wsgi.routing import Kind, Pattern, Router, Rule, compile_host, compile_pattern
+from acme_wsgi.upstream.plan import alone
 
 if TYPE_CHECKING:
     from acme_wsgi.assets.home import Claim
     from acme_wsgi.config import Config, Route
     from acme_wsgi.config.schema.content import Compression
+    from acme_wsgi.upstream.plan import Upstreams
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +47,28 @@ class Pipeline:
     assets: Assets | None = None
 
 
-def compile(config: Config, loader: Loader | None = None, built: Claim | None = None) -> Pipeline:
+def compile(
+    config: Config,
+    loader: Loader | None = None,
+    built: Claim | None = None,
+    upstreams: Upstreams | None = None,
+) -> Pipeline:
     """Load every route's application and compile the routes.
 
     :param built: where assets are built; None: there are none
+    :param upstreams: what all workers know of backends; None: this process keeps its own knowledge
     :raises errors.ConfigError: patterns, hosts or redirect targets that can't be compiled; all of them
     :raises errors.BootError: an application or handler that can't be loaded; the first one
     """
     loader = loader if loader is not None else Loader()
     patterns = _compile_patterns(config)
     assets = _assets(config, patterns, built)
+    upstreams = upstreams if upstreams is not None else alone(config)
     rules, problems = [], []
     body_limit = _body_limit(config)
     for number, pattern in enumerate(patterns):
         try:
-            rules.append(_compile_route(config, number, pattern, loader, body_limit, assets))
+            rules.append(_compile_route(config, number, pattern, loader, body_limit, assets, upstreams))
         except ValueError as error:
             problems.append(config.problem(f"routes[{number}]", str(error), f"routes[{number}].path"))
     if problems:
@@ -127,6 +136,7 @@ def _compile_route(
     loader: Loader,
     body_limit: int | None,
     assets: Assets | None,
+    upstreams: Upstreams | None,
 ) -> Rule:
     route = config.routes[number]
     hosts = tuple(compile_host(host) for host in route.host)
@@ -140,6 +150,7 @@ def _compile_route(
         compression=_compression(config, route),
         assets=assets.mounted(number) if assets is not None else None,
         static_routes=sum(each.type == "static" for each in config.routes),
+        upstream=upstreams.of(number) if upstreams is not None else None,
     )
     build: Build = importlib.import_module(HANDLERS[route.type]).build
     handler = build(route, context)

@@ -40,7 +40,7 @@ class Attempt:
 
     :ivar orders: who waits for its end
     :ivar changed: dotted keys that it changes; `left`: those that need a restart, and why
-    :ivar before: what was listened on
+    :ivar before: what was listened on; `served`: what the workers served
     """
 
     orders: list[Order]
@@ -48,6 +48,7 @@ class Attempt:
     changed: tuple[str, ...]
     left: tuple[str, ...]
     before: list[sockets.Listener]
+    served: Generation
     began: float = field(default_factory=time.monotonic)
     holds: bool = False
 
@@ -121,16 +122,17 @@ class Reload:
             order.progress("reading the configuration")
         changes = settle(arbiter.config, arbiter.reread())
         config, too_many = self._bounded(changes.config)
+        served = arbiter.crew.generation
+        prepared = arbiter.backends.prepare(config, served.plans)
         server = config.server
         before = arbiter.listeners
         listeners, _ = sockets.rebind(
             before, server.host, server.port, backlog=server.backlog, fastopen=server.tcp_fastopen
         )
-        generation = Generation(
-            arbiter.crew.generation.number + 1, config, tuple(listeners), server.workers or cpus.available()
-        )
+        workers = server.workers or cpus.available()
+        generation = Generation(served.number + 1, config, tuple(listeners), workers, *prepared)
         left = tuple(f"{dotted}: needs a restart" for dotted in changes.left) + too_many
-        self._attempt = Attempt(orders, generation, changes.changed, left, before)
+        self._attempt = Attempt(orders, generation, changes.changed, left, before, served)
         for order in orders:
             order.progress("starting one worker with it")
         arbiter.crew.attempt(generation, self._tried)
@@ -166,6 +168,7 @@ class Reload:
                 # The workers that still have it take in who waits there before they let go.
                 listener.unlink()
                 listener.close()
+        arbiter.backends.holds(attempt.served, attempt.generation)
         try:
             logs.setup(arbiter.config.logging, process="arbiter")
         except ConfigError as problem:

@@ -37,6 +37,7 @@ def describe(arbiter: Arbiter) -> dict[str, Any]:
         "runtime_dir": arbiter.directory,
         "workers": [_worker(arbiter, child) for child in children if child.pid not in leaving],
         "leaving": [_worker(arbiter, child) for child in children if child.pid in leaving],
+        "backends": arbiter.backends.describe(arbiter.crew.generation),
         "stalls": arbiter.crew.board.totals().get("stalls", 0),
         "last_reload": arbiter.reload.last,
         "logs": {

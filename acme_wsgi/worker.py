@@ -30,6 +30,8 @@ from acme_wsgi.limits import ResourceError
 from acme_wsgi.scoreboard import DRAINING, READY, STARTING, Scoreboard, Slot
 from acme_wsgi.sockets import Listener
 from acme_wsgi.stacks import Reporter, Running
+from acme_wsgi.upstream.board import Board
+from acme_wsgi.upstream.plan import Plans, Upstreams
 
 GC_THRESHOLD = (10_000, 20, 50)
 """Collector thresholds while serving. A request makes few cycles; Python's 700 would look too often."""
@@ -73,6 +75,9 @@ class Assignment:
     :ivar arbiter: the arbiter's process id
     :ivar report: descriptor of the pipe's end through which the worker says that it is ready or why not
     :ivar stacks: file that stacks are written to, shared with the arbiter
+    :ivar backends: shared knowledge of all backends, in which the worker has the slot of the same number
+    :ivar plans: the groups of backends that the configuration's proxy routes have
+    :ivar sticky_key: what cookies that name a backend are sealed with; b"" if none is
     :ivar make_engine: builds the engine; None takes the real one
     """
 
@@ -87,6 +92,9 @@ class Assignment:
     arbiter: int
     report: int
     stacks: IO[bytes]
+    backends: Board
+    plans: Plans
+    sticky_key: bytes = field(repr=False)
     make_engine: Callable[..., Engine] | None = None
 
 
@@ -192,7 +200,7 @@ def _build(task: Assignment, slot: Slot, access_log: Any, reporter: Reporter, bu
     from acme_wsgi.handlers.wsgi import FileWrapper
 
     make_engine = task.make_engine or _engine_class()
-    compiled = pipeline.compile(task.config, built=built)
+    compiled = pipeline.compile(task.config, built=built, upstreams=_upstreams(task))
     base_environ = {
         "SERVER_SOFTWARE": f"acme/{__version__}",
         "SCRIPT_NAME": "",
@@ -214,6 +222,19 @@ def _build(task: Assignment, slot: Slot, access_log: Any, reporter: Reporter, bu
 
         Keeper(compiled.assets).start()
     return engine
+
+
+def _upstreams(task: Assignment) -> Upstreams:
+    """What the routes to backends need to know of the process they run in."""
+    return Upstreams(
+        board=task.backends,
+        plans=task.plans,
+        pool=task.config.server.connection_pool,
+        slot=task.slot.index,
+        sticky_key=task.sticky_key,
+        generation=task.generation,
+        pid=os.getpid(),
+    )
 
 
 def _probe(engine: Engine, what: str, timeout: float) -> None:

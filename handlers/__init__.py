@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from acme_wsgi.assets import Mounted
     from acme_wsgi.config import Route
     from acme_wsgi.http.writer import Prepared, Response
+    from acme_wsgi.upstream.plan import Upstream
 
 HANDLERS = {
     "wsgi": "acme_wsgi.handlers.wsgi",
@@ -104,6 +105,7 @@ class Context:
     :ivar assets: of a static route: what its files are made into, if anything is
     :ivar compression: what holds for the route; None: nothing is compressed
     :ivar static_routes: how many static routes there are; they share what a worker may remember of files
+    :ivar upstream: of a proxy route: its group of backends, and what all workers know of them
     """
 
     where: str
@@ -114,3 +116,4 @@ class Context:
     compression: Compression | None = None
     assets: Mounted | None = None
     static_routes: int = 1
+    upstream: Upstream | None = None

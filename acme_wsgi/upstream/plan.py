@@ -93,6 +93,11 @@ class GroupPlan:
     leaving: tuple[Leaving, ...] = ()
 
     @property
+    def everybody(self) -> tuple[PeerPlan | Leaving, ...]:
+        """Its members, and those that sticky clients may still use."""
+        return (*self.members, *self.leaving)
+
+    @property
     def patience(self) -> float:
         """Seconds that a backend taken out may go on with what it has."""
         return self.draining.timeout if self.draining.enabled else 0.0
@@ -253,8 +258,7 @@ def enrol(board: Board, plans: Plans) -> None:
 
 def keys(plans: Plans) -> tuple[set[bytes], set[bytes]]:
     """The keys of the peers and of the groups that whoever has these plans may use."""
-    peers = {member.key for group in plans.values() for member in group.members}
-    peers |= {gone.key for group in plans.values() for gone in group.leaving}
+    peers = {each.key for group in plans.values() for each in group.everybody}
     return peers, {group.key for group in plans.values()}
 
 

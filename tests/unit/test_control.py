@@ -199,7 +199,7 @@ def test_an_answer_that_is_too_large_is_an_error(house: House) -> None:
         (b'{"verb": "status"}\n', "version None is not spoken here, but 1"),
         (b'{"acme": 2, "verb": "status"}\n', "version 2 is not spoken here, but 1"),
         (b'{"acme": true, "verb": "status"}\n', "version True is not spoken here"),
-        (b'{"acme": 1, "verb": "stp"}\n', "unknown verb 'stp'; there are reload, reopen, restart, stats"),
+        (b'{"acme": 1, "verb": "stp"}\n', "unknown verb 'stp'; there are drain, reload, reopen, restart,"),
         (b'{"acme": 1, "verb": "\\u001b[2J"}\n', "unknown verb '\\x1b[2J'"),
         (b'{"acme": 1, "verb": ["status"]}\n', "unknown verb ['status']"),
         (b'{"acme": 1, "verb": "status", "arguments": []}\n', "arguments are not a JSON object"),

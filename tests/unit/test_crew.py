@@ -20,6 +20,7 @@ from acme_wsgi.errors import AcmeError, BootError
 from acme_wsgi.generation import Generation
 from acme_wsgi.scoreboard import READY, Scoreboard
 from acme_wsgi.sockets import Listener
+from acme_wsgi.upstream.board import Board
 from tests.server import wait_until
 
 
@@ -59,6 +60,7 @@ class Case:
         self.outcomes: list[AcmeError | None] = []
         self.crew = Crew(
             Scoreboard(16, used=0),
+            Board(16),
             self.generation(1, workers, app, *sets),
             None,
             lambda: None,

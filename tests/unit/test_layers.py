@@ -33,6 +33,8 @@ FLOORS = {
     "worker": 7,
     "control": 7,
     "history": 7,
+    "backends": 7,
+    "draining": 7,
     "handover": 7,
     "systemd": 7,
     "pidfile": 7,
@@ -79,8 +81,8 @@ ONE_ROOM = (5, 6, 7, 8)
 # before the fork, and its functions run after it.
 WITHOUT_GEVENT = (
     "arbiter", "reload", "upgrade", "status", "crew", "generation", "child", "watch", "stacks", "sockets",
-    "handover", "systemd", "pidfile", "control", "history", "worker", "privileges", "rundir", "procfs",
-    "limits", "cpus", "config", "cli", "log", "errors", "units", "__main__",
+    "handover", "systemd", "pidfile", "control", "history", "backends", "draining", "worker", "privileges",
+    "rundir", "procfs", "limits", "cpus", "config", "cli", "log", "errors", "units", "__main__",
 )  # fmt: skip
 AFTER_THE_FORK = ("worker",)
 
