@@ -112,6 +112,8 @@ class Draining:
         if undo or order.arguments.get("wait") is not True:
             order.reply(**facts)
         else:
+            for warning in warnings:
+                order.progress(f"warning: {warning}")
             self._waits.append(_Wait(order, identities, facts))
             self.look(time.monotonic_ns())
 

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 
 from acme_wsgi import __version__
-from acme_wsgi.cli import Verb, config, logs, reload, restart, start, stats, status, stop, validate
+from acme_wsgi.cli import Verb, config, drain, logs, reload, restart, start, stats, status, stop, validate
 from acme_wsgi.errors import EX_CONFIG, AcmeError
 
-VERBS: tuple[Verb, ...] = (start, stop, restart, reload, status, stats, logs, validate, config)
+VERBS: tuple[Verb, ...] = (start, stop, restart, reload, drain, status, stats, logs, validate, config)
 
 _EPILOG = f"""\
 exit status:
@@ -30,6 +30,7 @@ exit status:
 examples:
   acme-server start --daemon -c /etc/acme/conf.d
   acme-server reload --wait
+  acme-server drain http://app1.internal:8000 --wait
   acme-server stop
   acme-server stats --watch
   acme-server logs --follow

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from acme_wsgi import procfs
-from acme_wsgi.cli import client, display, server
+from acme_wsgi.cli import backends, client, display, server
 from acme_wsgi.cli.display import Column
 from acme_wsgi.units import parse_duration
 
@@ -111,7 +111,11 @@ def _stats(options: argparse.Namespace, directory: str) -> dict[str, Any]:
     status = client.call(directory, "status")
     answer = client.call(directory, "stats", arguments)
     about = ("pid", "version", "state", "uptime", "generation", "addresses")
-    return {"server": {name: status.get(name) for name in about}, **_without_envelope(answer)}
+    return {
+        "server": {name: status.get(name) for name in about},
+        **_without_envelope(answer),
+        "backends": status.get("backends", []),
+    }
 
 
 def _memory(directory: str) -> dict[str, Any]:
@@ -198,7 +202,8 @@ def stats_lines(answer: Facts, width: int | None) -> list[str]:
         used.append("(RSS where PSS is kept from us)")
     lines += display.facts("processes", used, width)
     rows = [_worker_row(worker) for worker in _dicts(answer.get("workers"))]
-    return [*lines, "", *display.table(_WORKERS, rows, width)]
+    lines += ["", *display.table(_WORKERS, rows, width)]
+    return [*lines, *backends.lines(answer.get("backends"), width)]
 
 
 _FAMILIES = ("1xx", "2xx", "3xx", "4xx", "5xx")

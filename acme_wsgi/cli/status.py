@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from acme_wsgi.cli import client, display
+from acme_wsgi.cli import backends, client, display
 from acme_wsgi.cli.display import Column
 from acme_wsgi.cli.server import (
     NotRunning,
@@ -114,6 +114,7 @@ def _shown(answer: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from _table(workers)
     yield from _stalled(workers)
+    yield from backends.lines(answer.get("backends"), display.room_of(sys.stdout)[0])
 
 
 def _table(workers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
