@@ -7,11 +7,16 @@ from typing import Any, cast
 import pytest
 
 from acme_wsgi.arbiter import Arbiter
+from acme_wsgi.backends import Backends
 from acme_wsgi.config import load
 from acme_wsgi.control import ControlError
+from acme_wsgi.crew import Crew
+from acme_wsgi.draining import UnknownBackend
+from acme_wsgi.generation import Generation
 from acme_wsgi.history import History
 from acme_wsgi.reload import Reload
 from acme_wsgi.scoreboard import Scoreboard
+from acme_wsgi.upstream.board import Board
 
 
 class Order:
@@ -52,6 +57,19 @@ def test_an_order_that_nobody_knows(arbiter: Arbiter) -> None:
 @pytest.mark.parametrize("seconds", [5, "5", None, -1, 10**9, 1.5, [1]])
 def test_statistics_bear_any_window(arbiter: Arbiter, seconds: object) -> None:
     assert "requests_per_second" in answer(arbiter, "stats", seconds=seconds, history="perhaps")
+
+
+def test_backends_are_taken_out_of_the_generation_that_holds(arbiter: Arbiter) -> None:
+    config = load([], {}, ["routes=[{path: /*, type: proxy, backend: 'http://a'}]"])
+    arbiter.backends = Backends(Board(4), "")
+    generation = Generation(1, config, (), 1, *arbiter.backends.prepare(config))
+    arbiter.crew = Crew(Scoreboard(4), arbiter.backends.board, generation, None, lambda: None)
+    arbiter.backends.look(arbiter.crew.generations)
+    assert answer(arbiter, "drain", url="http://a/")["backends"] == ["http://a"]
+    (group,) = arbiter.backends.describe(generation)
+    assert [member["state"] for member in group["members"]] == ["draining"]
+    with pytest.raises(UnknownBackend, match="did you mean http://a"):
+        answer(arbiter, "drain", url="http://b")
 
 
 def test_a_reload_waits_until_the_server_is_up(arbiter: Arbiter) -> None:

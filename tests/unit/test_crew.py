@@ -20,7 +20,7 @@ from acme_wsgi.errors import AcmeError, BootError
 from acme_wsgi.generation import Generation
 from acme_wsgi.scoreboard import READY, Scoreboard
 from acme_wsgi.sockets import Listener
-from acme_wsgi.upstream.board import Board
+from acme_wsgi.upstream.board import ROUND_ROBIN, Board
 from tests.server import wait_until
 
 
@@ -117,6 +117,32 @@ def test_every_place_is_filled_and_has_a_slot_of_its_own(cases: Cases) -> None:
     assert [child.slot.index for child in case.crew] == [0, 1, 2]
     assert [child.slot.number for child in case.crew] == [1, 2, 3]
     assert case.crew.board.used == 3 and case.crew.serving
+
+
+def test_what_the_dead_held_of_backends_is_let_go(cases: Cases) -> None:
+    case = cases(2)
+    first, _ = case.settled()
+    peer = case.crew.backends.enrol(b"p" * 16, unhealthy_threshold=3, healthy_threshold=2)
+    group = case.crew.backends.group(b"g" * 16, ROUND_ROBIN, [(peer, 1)])
+    for slot in (0, 1):
+        group.begin(0, slot)
+    os.kill(first, signal.SIGKILL)
+    case.until(lambda: first not in case.pids())
+    assert group.active(0) == 1
+
+
+def test_generations_live_in_their_processes(cases: Cases) -> None:
+    case = cases(1, "stubborn")
+    case.settled()
+    old, new = case.crew.generation, case.generation(2, 1, "good")
+    assert case.crew.generations == {old}
+    case.attempt(new)
+    assert case.crew.generations == {old, new}
+    case.until(lambda: case.outcomes)
+    assert case.crew.generation is new and case.crew.generations == {old, new}, "one still leaves"
+    os.kill(case.crew.leaving[0].pid, signal.SIGKILL)
+    case.settled()
+    assert case.crew.generations == {new}
 
 
 def test_who_dies_is_replaced_in_its_place(cases: Cases) -> None:

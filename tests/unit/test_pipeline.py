@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import gzip
 import logging
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import pytest
 from fakes import FakeRequest, receive
 
 from acme_wsgi import pipeline
-from acme_wsgi.config import Config, load
+from acme_wsgi.config import Config, Route, load
 from acme_wsgi.errors import BootError, ConfigError, HTTPError
+from acme_wsgi.handlers import HANDLERS, Context
+from acme_wsgi.upstream import plan
 
 
 def application(environ: Any, start_response: Any) -> list[bytes]:
@@ -179,6 +183,46 @@ def test_types_to_come_answer_501_and_warn_at_the_start(
     ]
     with pytest.raises(HTTPError, match="501"):
         dispatch(FakeRequest("/s/x"))
+
+
+ROUTES_TO_BACKENDS = (
+    "  - {path: /a, type: proxy}\n  - {path: /b, type: wsgi, app: 'm:application'}\n"
+    "  - {path: /c, type: proxy, backend: 'http://c'}\n"
+)
+
+
+@pytest.fixture
+def contexts(monkeypatch: pytest.MonkeyPatch) -> list[Context]:
+    """What routes of type proxy were built with."""
+    built: list[Context] = []
+
+    def build(route: Route, context: Context) -> Any:
+        built.append(context)
+        return lambda request: None
+
+    module = ModuleType("acme_test_proxy")
+    module.build = build  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(HANDLERS, "proxy", module.__name__)
+    return built
+
+
+def test_routes_to_backends_are_given_their_groups(configured: Any, contexts: list[Context]) -> None:
+    config = configured(ROUTES_TO_BACKENDS, "backends: [{url: 'http://a'}, {url: 'http://b'}]")
+    shared = plan.alone(config)
+    loader = cast(Any, Objects(application=application))
+    pipeline.compile(config, loader, upstreams=shared)
+    first, second = contexts
+    assert first.upstream is not None and second.upstream is not None
+    assert first.upstream.shared is second.upstream.shared is shared
+    assert (first.upstream.group.name, second.upstream.group.name) == ("backends", "route /c")
+
+
+def test_without_an_arbiter_there_is_a_board_all_the_same(configured: Any, contexts: list[Context]) -> None:
+    compiled(configured(ROUTES_TO_BACKENDS, "backends: [{url: 'http://a'}, {url: 'http://b'}]"))
+    upstream = contexts[0].upstream
+    assert upstream is not None
+    assert upstream.shared.board.find(upstream.group.key).size == 2
 
 
 def test_all_routes_that_cannot_work_are_named_at_once(configured: Any) -> None:
