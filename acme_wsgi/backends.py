@@ -165,7 +165,12 @@ class Backends:
                 for member in group.members
             ],
             "leaving": [
-                {**self._peer(gone, now), "state": "leaving", "seconds_left": (gone.until_ns - now) / 1e9}
+                {
+                    **self._peer(gone, now),
+                    "state": "leaving",
+                    "since": None,
+                    "seconds_left": (gone.until_ns - now) / 1e9,
+                }
                 for gone in group.leaving
                 if gone.until_ns > now
             ],
@@ -174,10 +179,11 @@ class Backends:
     def _peer(self, each: PeerPlan | Leaving, now: int) -> dict[str, Any]:
         """A backend's own figures, which are those of all its groups together."""
         known = self.board.peer(each.key).snapshot()
+        draining = known["state"] == "draining"
         return {
             "url": each.shown,
             "state": known["state"],
-            "since": _ago(known["since_ns"], now),
+            "since": _ago(known["draining_since_ns" if draining else "since_ns"], now),
             "active": known["active"],
             "connections": known["connections"],
             "requests": known["requests"],

@@ -184,7 +184,10 @@ class Draining:
     def before_another_program(self) -> None:
         """The next program starts with a board of its own: whoever is taken out will be in again."""
         for drained in self._drained.values():
-            log.warning("backend %s is drained: the next program won't know, drain it again", drained.shown)
+            if not drained.removed:
+                log.warning(
+                    "backend %s is drained: the next program won't know, drain it again", drained.shown
+                )
 
     def due(self) -> float:
         """Seconds until the next look is worth it; infinity if nobody waits."""

@@ -347,6 +347,8 @@ def test_who_is_out_is_told_of_before_another_program_comes(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     house.drain(A)
+    house.drain(B)
+    house.serve(A)
     caplog.clear()
     house.backends.draining.before_another_program()
     assert [record.getMessage() for record in caplog.records] == [
@@ -392,6 +394,7 @@ def test_everything_that_is_known(house: House) -> None:
     first, second = described["members"]
     assert (first["url"], first["state"], first["last_check"]) == (A, "draining", "connection refused")
     assert first["checked"] >= 0 and first["latency"] is None
+    assert 0 <= first["since"] < second["since"], "it was up before that"
     assert (second["url"], second["state"], second["weight"]) == ("http://u:***@b:1", "up", 1)
     assert (second["active"], second["requests"], second["failures"]) == (1, 2, 0)
     assert second["latency"] == pytest.approx(0.004)
@@ -418,7 +421,7 @@ def test_who_leaves_is_shown_as_long_as_it_may_be_used() -> None:
     house.serve(A, sets=STICKY)
     (described,) = house.backends.describe(house.generation)
     (gone,) = described["leaving"]
-    assert (gone["url"], gone["state"]) == ("http://u:***@b:1", "leaving")
+    assert (gone["url"], gone["state"], gone["since"]) == ("http://u:***@b:1", "leaving", None)
     assert 25 < gone["seconds_left"] <= 30
     house.serve(A, sets=(*STICKY, "load_balancing.connection_draining.timeout=0"))
     house.generation = Generation(9, house.generation.config, (), 1, plan.plan(house.generation.config))
