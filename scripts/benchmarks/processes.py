@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -33,6 +34,16 @@ def _stat(pid: int) -> list[str] | None:
     except OSError:
         return None
     return text[text.rindex(")") + 2 :].split()
+
+
+def _status_bytes(pid: int, name: str) -> int:
+    """A field of /proc/PID/status that the kernel gives in kB; 0 for a process that has ended."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else 0
 
 
 class ProcessTree:
@@ -86,6 +97,17 @@ class ProcessTree:
                     if name in sums:
                         sums[name] += int(value.split()[0]) * 1024
         return Memory(sums["Rss"], sums["Pss"], sums["Private_Clean"] + sums["Private_Dirty"])
+
+    def reset_peak(self) -> int:
+        """Let the kernel forget each member's highest resident memory; the tree's now, in bytes (RSS)."""
+        for pid in self.pids():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended since it was listed
+                Path(f"/proc/{pid}/clear_refs").write_text("5")  # proc(5): VmHWM becomes VmRSS
+        return sum(_status_bytes(pid, "VmRSS") for pid in self.pids())
+
+    def peak(self) -> int:
+        """The sum of the members' highest resident memory (VmHWM) since `reset_peak`, in bytes."""
+        return sum(_status_bytes(pid, "VmHWM") for pid in self.pids())
 
     def stop(self, patience: float = 10.0) -> None:
         """SIGTERM to the root; SIGKILL to every member that is still there after `patience` seconds."""

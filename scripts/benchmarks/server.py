@@ -17,7 +17,7 @@ from pathlib import Path
 from .apps import HELLO
 from .errors import Failed
 from .machine import Cores, free_port, pin
-from .peers import Coding, Launch, Peer, Site
+from .peers import Coding, Launch, Peer, PeerUnavailable, Site, Upstream
 from .processes import ProcessTree, alive
 
 START_PATIENCE = 30.0  # seconds from the command to the first right answer
@@ -59,6 +59,7 @@ def running(
     root: Path | None = None,
     coding: Coding | None = None,
     sections: Mapping[str, Mapping[str, object]] | None = None,
+    upstream: Upstream | None = None,
 ) -> Iterator[Server]:
     """Start `peer` in a private directory below `base`, yield it once it answers, stop it whatever happens.
 
@@ -81,10 +82,15 @@ def running(
             root,
             coding,
             sections or {},
+            upstream,
         )
+        try:
+            command = peer.command(launch)
+        except PeerUnavailable as reason:
+            raise ServerFailed(str(reason)) from reason
         with open(directory / "output", "wb") as output:
             process = subprocess.Popen(
-                peer.command(launch),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -121,7 +127,7 @@ def _await_answer(server: Server, process: subprocess.Popen[bytes]) -> None:
             trouble = error
             time.sleep(0.05)
             continue
-        if reply.status != 200 or (server.launch.site == "hello" and reply.body != HELLO):
+        if reply.status != 200 or (server.launch.site in ("hello", "proxy") and reply.body != HELLO):
             raise ServerFailed(f"{server.peer.name} answered {reply.status}: {reply.body[:2000]!r}")
         return
     how = trouble if process.poll() is None else f"exit status {process.returncode}"

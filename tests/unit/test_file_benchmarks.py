@@ -43,7 +43,7 @@ from scripts.benchmarks.scenarios import ScenarioFailed
 from scripts.benchmarks.scenarios.base import Context, Cost, medians
 from scripts.benchmarks.scenarios.compress import DYNAMIC, at_same_size, entries
 from scripts.benchmarks.scenarios.entries import Entry, Sample, await_rest, in_full, what_is_wrong
-from scripts.benchmarks.scenarios.static import WAYS, _large_table, _small_table, _some_of
+from scripts.benchmarks.scenarios.static import WAYS, _large_table, _small_table, some_of
 from scripts.benchmarks.server import Reply
 
 SIZE = 3 << 20
@@ -368,10 +368,10 @@ def test_medians_are_of_the_rounds() -> None:
 
 
 def test_options_that_name_several_things_know_them() -> None:
-    assert _some_of(WAYS)("mmap,read") == ("mmap", "read")
+    assert some_of(WAYS)("mmap,read") == ("mmap", "read")
     for wrong in ("", "mmap,x"):
         with pytest.raises(argparse.ArgumentTypeError):
-            _some_of(WAYS)(wrong)
+            some_of(WAYS)(wrong)
 
 
 # -- the servers' configurations

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from .acme import Acme
-from .base import Coding, Launch, Peer, PeerUnavailable, Site
+from .base import Coding, Launch, Peer, PeerUnavailable, Site, Upstream
 from .bjoern import Bjoern
 from .granian import Granian
 from .gunicorn import Gunicorn
+from .haproxy import HAProxy
 from .nginx import Nginx
 from .waitress import Waitress
 
 PEERS: dict[str, Peer] = {
-    peer.name: peer for peer in (Nginx(), Acme(), Bjoern(), Granian(), Gunicorn(), Waitress())
+    peer.name: peer for peer in (Nginx(), HAProxy(), Acme(), Bjoern(), Granian(), Gunicorn(), Waitress())
 }
 
-__all__ = ["PEERS", "Coding", "Launch", "Peer", "PeerUnavailable", "Site"]
+__all__ = ["PEERS", "Coding", "Launch", "Peer", "PeerUnavailable", "Site", "Upstream"]

@@ -31,6 +31,12 @@ routes:
     type: static
     root: {root}
 """
+_PROXY = """\
+routes:
+  - path: /*
+    type: proxy
+    backend: "http://127.0.0.1:{port}"
+"""
 _ALGORITHMS = {"gzip": "gzip", "br": "brotli"}
 _LOGGING = """\
 logging:
@@ -49,6 +55,8 @@ class Acme(Peer):
     can_log = True
     can_fork = True
     can_serve_files = True
+    can_proxy = True
+    can_queue = True
     note = "WSGI, Cython on gevent"
 
     def prepare(self) -> None:
@@ -68,6 +76,8 @@ class Acme(Peer):
         keys = dict(launch.keys)
         if os.geteuid() == 0:
             keys["user"] = "root"  # its directory is root's
+        if launch.upstream is not None and launch.upstream.limit:
+            keys["connection_pool"] = f"{{max_per_worker: {launch.upstream.limit}}}"
         server = _SERVER.format(
             host=launch.host,
             port=launch.port,
@@ -78,8 +88,7 @@ class Acme(Peer):
         (directory / "10-server.yaml").write_text(
             server + "".join(f"  {key}: {value}\n" for key, value in keys.items())
         )
-        routes = _FILES if launch.site == "files" else _ROUTES
-        (directory / "20-routes.yaml").write_text(routes.format(site=launch.site, root=launch.root))
+        (directory / "20-routes.yaml").write_text(_routes(launch))
         logged = launch.access_log is not None
         (directory / "30-logging.yaml").write_text(
             _LOGGING.format(enabled=str(logged).lower(), output=launch.access_log or "stdout")
@@ -101,6 +110,14 @@ class Acme(Peer):
     def runtime_dir(launch: Launch) -> Path:
         """Where the control socket is."""
         return launch.directory / "run"
+
+
+def _routes(launch: Launch) -> str:
+    """The section with the only route."""
+    if launch.upstream is not None:
+        return _PROXY.format(port=launch.upstream.port)
+    routes = _FILES if launch.site == "files" else _ROUTES
+    return routes.format(site=launch.site, root=launch.root)
 
 
 def _compression(coding: Coding) -> dict[str, object]:

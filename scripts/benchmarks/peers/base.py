@@ -19,9 +19,10 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 CHECKOUT = SCRIPTS.parent
 BIN = Path(sys.executable).parent
 
-# What is served. "files": the launch's directory, by peers with `can_serve_files`. Each other is the name of
-# an application in benchmarks.apps; of these nginx has "hello" and "pid" alone.
-Site = Literal["hello", "pid", "mark", "spin", "wait", "sleep", "page", "records", "files"]
+# What is served. "files": the launch's directory, by peers with `can_serve_files`; "proxy": the launch's
+# upstream, by peers with `can_proxy`. Each other is the name of an application in benchmarks.apps; of these
+# nginx has "hello" and "pid" alone, HAProxy "hello".
+Site = Literal["hello", "pid", "mark", "spin", "wait", "sleep", "page", "records", "files", "proxy"]
 
 
 class PeerUnavailable(Exception):
@@ -37,6 +38,21 @@ class Coding:
 
     token: Literal["identity", "gzip", "br"]
     level: int = 0
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The one server behind a proxy, on 127.0.0.1.
+
+    `limit`: the most connections to it at once, 0 = as many as the proxy itself allows. `keep`: as many idle
+    ones a proxy that has to be told a number keeps. `forwarded`: every proxy tells the origin who asked
+    (X-Forwarded-For, -Proto, -Host), also one that doesn't by itself.
+    """
+
+    port: int
+    limit: int = 0
+    keep: int = 64
+    forwarded: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,7 @@ class Launch:
     root: Path | None = None  # the directory of the site "files"
     coding: Coding | None = None
     sections: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    upstream: Upstream | None = None  # of the site "proxy"
 
 
 class Peer(ABC):
@@ -72,6 +89,8 @@ class Peer(ABC):
     can_log: ClassVar[bool] = False
     can_fork: ClassVar[bool] = False  # takes several worker processes
     can_serve_files: ClassVar[bool] = False
+    can_proxy: ClassVar[bool] = False
+    can_queue: ClassVar[bool] = False  # requests wait for a connection to the backend, none is refused
     note: ClassVar[str] = ""
 
     def prepare(self) -> None:
@@ -90,7 +109,10 @@ class Peer(ABC):
 
     @abstractmethod
     def command(self, launch: Launch) -> list[str]:
-        """Write what the server reads to `launch.directory`; return the command to run in the foreground."""
+        """Write what the server reads to `launch.directory`; return the command to run in the foreground.
+
+        Raises PeerUnavailable when it has nothing like the launch's site.
+        """
 
     def environment(self) -> dict[str, str]:
         """The environment of the command: that of the bench, with `benchmarks.apps` importable."""

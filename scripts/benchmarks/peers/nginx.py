@@ -1,4 +1,4 @@
-"""nginx answering `return 200` with the same body, or files: the practical floor of a server written in C."""
+"""nginx answering `return 200`, with files or as a proxy: the practical floor of a server written in C."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import shutil
 import subprocess
 
 from ..apps import HELLO
-from .base import Coding, Launch, Peer, PeerUnavailable
+from .base import Coding, Launch, Peer, PeerUnavailable, Upstream
 
 _CONFIGURATION = """\
 daemon off;
 worker_processes {workers};
 worker_rlimit_nofile {descriptors};
 pid nginx.pid;
-error_log error.log;
+error_log error.log {level};
 {user}
 events {{
     worker_connections {descriptors};
@@ -30,6 +30,7 @@ http {{
     fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
+    {upstream}
     server {{
         listen {host}:{port} backlog=65535;
         location / {{
@@ -48,6 +49,26 @@ root {root};
             etag on;
             open_file_cache max=10000 inactive=1h;
             {gzip}"""
+# `max_conns` refuses: a queue for it is in the commercial version alone. No temporary file: a client that is
+# slower than the origin is to hold the origin up, as it does with the other proxies, not to fill a disk.
+_UPSTREAM = """\
+upstream origin {{
+        server 127.0.0.1:{port} max_conns={limit};
+        keepalive {keep};
+        keepalive_requests 1000000000;
+        keepalive_timeout 1h;
+    }}"""
+_PROXY = """\
+proxy_pass http://origin;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_request_buffering off;
+            proxy_max_temp_file_size 0;
+            client_max_body_size 0;"""
+_FORWARDED = """
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_set_header X-Forwarded-Host $host;"""
 _GZIP = "gzip on; gzip_comp_level {level}; gzip_vary on; gzip_types text/css application/json;"
 
 
@@ -58,7 +79,8 @@ class Nginx(Peer):
     can_log = True
     can_fork = True
     can_serve_files = True
-    note = "return 200 or files, C"
+    can_proxy = True
+    note = "return 200, files or proxy_pass, C"
 
     def prepare(self) -> None:
         """`scripts/bench` installs the Debian package."""
@@ -83,6 +105,9 @@ class Nginx(Peer):
             access_log=log,
             host=launch.host,
             port=launch.port,
+            # With `max_conns` every refusal would be a line; what is refused stands in the table.
+            level="crit" if launch.upstream is not None and launch.upstream.limit else "error",
+            upstream=_upstream(launch.upstream) if launch.upstream is not None else "",
             location=_location(launch),
             # As root nginx would hand its workers to `nobody`, who may not write in a private directory.
             user="user root;" if os.geteuid() == 0 else "",
@@ -103,9 +128,17 @@ class Nginx(Peer):
 
 def _location(launch: Launch) -> str:
     """What stands in the only location."""
+    if launch.upstream is not None:
+        return _PROXY + (_FORWARDED if launch.upstream.forwarded else "")
     if launch.site == "files":
         return _FILES.format(root=launch.root, gzip=_gzip(launch.coding))
     return _ANSWER.format(body=HELLO.decode() if launch.site == "hello" else "$pid")
+
+
+def _upstream(upstream: Upstream) -> str:
+    """The block for it. More than `limit` idle connections would be more connections."""
+    keep = min(upstream.keep, upstream.limit) if upstream.limit else upstream.keep
+    return _UPSTREAM.format(port=upstream.port, limit=upstream.limit, keep=keep)
 
 
 def _gzip(coding: Coding | None) -> str:

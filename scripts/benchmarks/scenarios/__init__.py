@@ -9,6 +9,7 @@ from .idle import Idle
 from .kill import Kill
 from .memory import MemoryOverTime
 from .overload import Overload
+from .proxy import Proxy
 from .reload import Reload
 from .static import Static
 from .stop import Stop
@@ -18,6 +19,7 @@ SCENARIOS: dict[str, Scenario] = {
     for scenario in (
         Hello(),
         Static(),
+        Proxy(),
         Connections(),
         Idle(),
         MemoryOverTime(),

@@ -8,16 +8,16 @@ import statistics
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from ..errors import Failed
 from ..load import Load
 from ..machine import Cores, busy_seconds
 from ..peers import Peer
-from ..report import Table
+from ..report import Table, Value
 from ..server import Server
 
 T = TypeVar("T")
@@ -52,6 +52,33 @@ class Context:
             self.failures[what] = str(failure)
             progress(f"FAILED: {what}: {failure}")
             return None
+
+
+@dataclass(frozen=True)
+class Turn(Generic[T]):
+    """One measurement of a round. `cells` name it in the table; `tell`: what the progress shows of it."""
+
+    peer: Peer
+    cells: Mapping[str, Value]
+    measure: Callable[[Context, Peer], T]
+    tell: Callable[[T], str]
+
+    @property
+    def name(self) -> str:
+        """For the progress and for failures."""
+        return " ".join(str(value) for value in self.cells.values())
+
+
+def in_turn(context: Context, turns: Sequence[Turn[T]], rounds: int) -> list[tuple[Turn[T], list[T]]]:
+    """All of them, one after the other, `rounds` times; those that failed are left out."""
+    results: list[tuple[Turn[T], list[T]]] = [(turn, []) for turn in turns]
+    for number in range(rounds):
+        for turn, taken in results:
+            result = context.attempt(turn.peer, turn.measure, turn.name)
+            if result is not None:
+                taken.append(result)
+                progress(f"round {number + 1}/{rounds} {turn.name:28}{turn.tell(result)}")
+    return [(turn, taken) for turn, taken in results if taken]
 
 
 class Scenario(ABC):

@@ -57,7 +57,7 @@ class Static(Scenario):
     def arguments(self, parser: argparse.ArgumentParser) -> None:
         """Which parts, how long, which ways and levels."""
         parser.add_argument(
-            "--what", type=_some_of(PARTS), default=PARTS, metavar="PART,...", help=f"of {', '.join(PARTS)}"
+            "--what", type=some_of(PARTS), default=PARTS, metavar="PART,...", help=f"of {', '.join(PARTS)}"
         )
         parser.add_argument("--rounds", type=int, default=3, help="rounds over all (default: 3)")
         parser.add_argument("--seconds", type=float, default=4, help="length of a measurement (default: 4)")
@@ -73,7 +73,7 @@ class Static(Scenario):
         )
         parser.add_argument(
             "--ways",
-            type=_some_of(WAYS),
+            type=some_of(WAYS),
             default=("sendfile",),
             metavar="WAY,...",
             help=f"how ACME sends files, of {', '.join(WAYS)} (default: sendfile, as shipped)",
@@ -106,7 +106,7 @@ class Static(Scenario):
         return tables
 
 
-def _some_of(names: Sequence[str] | dict[str, Any]) -> Callable[[str], tuple[str, ...]]:
+def some_of(names: Sequence[str] | dict[str, Any]) -> Callable[[str], tuple[str, ...]]:
     """The type of an option that takes some of `names`, with commas between."""
 
     def parse(text: str) -> tuple[str, ...]:
