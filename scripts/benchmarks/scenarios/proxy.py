@@ -42,7 +42,7 @@ COLUMNS = (
     Column("opened", "connections opened to the backend", "{:,}"),
 )
 _ASKED = 4  # before the load: the second request is the first on a kept connection
-_NEW = 0.01  # of the requests may open a connection: more, and it is not keep-alive that is measured
+_NEW = 0.01  # of the requests may open a connection: more, and it isn't keep-alive what is measured
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,7 @@ def _measure(context: Context, peer: Peer, *, origin: Origin, size: int, headers
             meter = Meter(server, cores)
             cost = meter.cost(load(seconds=options.seconds))
     in_full(cost.load, size)
-    if watch.opened > max(options.connections, cost.load.requests * _NEW):
-        raise ScenarioFailed(
-            f"no keep-alive to the backend: {watch.opened} connections for {cost.load.requests} requests"
-        )
+    kept_alive(watch.opened, options.connections, cost.load.requests)
     return Sample(cost, watch.opened)
 
 
@@ -172,6 +169,12 @@ def _check(server: Server, origin: Origin, size: int, headers: dict[str, str]) -
             raise ScenarioFailed(f"request {number + 1}: {error!r}") from error
         if wrong := what_is_wrong(reply, "identity", body):
             raise ScenarioFailed(f"answer {number + 1}: {wrong}")
+
+
+def kept_alive(opened: int, clients: int, requests: int) -> None:
+    """Raises ScenarioFailed when so many were opened that it isn't keep-alive what was measured."""
+    if opened > max(clients, requests * _NEW):
+        raise ScenarioFailed(f"no keep-alive to the backend: {opened} connections for {requests} requests")
 
 
 def summary(samples: Sequence[Sample]) -> Row:
