@@ -21,7 +21,19 @@ from ..report import Column, Table
 from ..server import Server, ask, running
 from ..sizes import parse_sizes, write_size
 from . import proxy_body, proxy_queue
-from .base import Context, Cost, Meter, Row, Scenario, ScenarioFailed, Turn, in_turn, medians, noise_remark
+from .base import (
+    Context,
+    Cost,
+    Meter,
+    Row,
+    Scenario,
+    ScenarioFailed,
+    Turn,
+    in_turn,
+    medians,
+    noise_remark,
+    progress,
+)
 from .entries import in_full, what_is_wrong
 from .static import some_of
 
@@ -96,6 +108,9 @@ class Proxy(Scenario):
         """A table for each part, all with the same origin."""
         options = context.options
         peers = [peer for peer in context.peers if peer.can_proxy]
+        for peer in context.peers:
+            if peer not in peers:
+                progress(f"{peer.name}: is no proxy, left out")
         if not peers:
             raise MachineError("none of these peers is a proxy")
         large = options.bytes if "body" in options.what else 0

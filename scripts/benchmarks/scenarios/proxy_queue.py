@@ -93,7 +93,7 @@ def _measure(context: Context, peer: Peer, *, origin: Origin) -> Sample:
             context.base,
             site="proxy",
             connections=options.clients + 256,
-            upstream=Upstream(origin.port, limit=options.limit),
+            upstream=Upstream(origin.port, limit=options.limit, forwarded=options.forwarded),
         ) as server,
         origin.watch() as watch,
     ):
