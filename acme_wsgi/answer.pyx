@@ -333,6 +333,8 @@ cdef class Answering(Sending):
                         self.send_piece(request, <bytes>piece)
                         if request.overlong:
                             break
+                    elif request.hold and request.head_pending:
+                        self.flush_head(request)      # the source has nothing yet, but its head shall not wait
         if request.head_pending:
             self.flush_head(request)
         if request.plan.chunked and not request.plan.bodiless:
@@ -465,6 +467,7 @@ cdef class Answering(Sending):
         if self.fd >= 0:
             self.after(request, cut)
         # The environ refers to the request (early hints): without this, only the collector could free them.
+        request.on_leave = None
         request.environ = None
         request.connection = None
         if request.body is not NO_BODY:

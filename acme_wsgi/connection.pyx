@@ -93,6 +93,8 @@ cdef class Connection(Waiting):
         if self.expired:
             return self.expire()
         if self.list_number == LIST_RUN:
+            if self.ended and self.request is not None and self.request.on_leave is not None:
+                self.request.on_leave()
             # The handler will find out when it reads or writes; what it lets us hold is ours to send.
             return self.flush_running() if self.held is not None else 0
         if self.list_number == LIST_SEND:
@@ -366,6 +368,8 @@ cdef class Connection(Waiting):
         given = environ.get("HTTP_X_REQUEST_ID")
         if given is not None and _REQUEST_ID.match(given):
             request.request_id = environ[ACME_REQUEST_ID] = given
+        # Whom we believe, and that we do: a proxy route adds this address to the chain that it passes on.
+        environ["acme.peer"] = self.address
         self.service.trusted.apply(environ, self.address)
 
     cdef int run(self, Request request) except -1:

@@ -185,6 +185,62 @@ class BodyError(AcmeError, OSError):
     """The request body was cut or is malformed; raised in the read that meets it: it never looks complete."""
 
 
+class BackendError(HTTPError):
+    """A server behind this one that could not be reached, or whose answer is none.
+
+    The client hears a sentence without names; `detail` is for the log.
+
+    :ivar status: 502, or 504 where time ran out
+    :ivar detail: what it did, for a person who knows which backend it was
+    :ivar connecting: nothing of the request has reached it
+    :ivar answered: bytes of an answer had come
+    :ivar retriable: it may go better with another backend, or another time
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        detail: str,
+        *,
+        connecting: bool = False,
+        answered: bool = False,
+        retriable: bool = False,
+    ) -> None:
+        super().__init__(status, message)
+        self.detail = detail
+        self.connecting = connecting
+        self.answered = answered
+        self.retriable = retriable
+
+    def __str__(self) -> str:
+        return self.detail
+
+    @classmethod
+    def unreachable(cls, detail: str) -> BackendError:
+        """No connection to it could be made."""
+        message = "The server behind this one could not be reached."
+        return cls(502, message, detail, connecting=True, retriable=True)
+
+    @classmethod
+    def slow(cls, detail: str, *, connecting: bool = False, answered: bool = False) -> BackendError:
+        """It took longer than it may."""
+        message = "The server behind this one took too long."
+        # Whoever is asked a second time because the first one was slow gets the load of both.
+        return cls(504, message, detail, connecting=connecting, answered=answered, retriable=connecting)
+
+    @classmethod
+    def broke_off(cls, detail: str, answered: bool) -> BackendError:
+        """It ended the connection amid the exchange."""
+        message = "The server behind this one broke off the connection."
+        return cls(502, message, detail, answered=answered, retriable=True)
+
+    @classmethod
+    def nonsense(cls, detail: str, *, answered: bool = True) -> BackendError:
+        """What it sent is not an HTTP response to this request."""
+        return cls(502, "The server behind this one did not answer in HTTP.", detail, answered=answered)
+
+
 class DeadlineExceeded(BaseException):
     """Thrown into a handler that ran past its deadline.
 

@@ -8,6 +8,7 @@ cdef enum:
     WAIT_NONE = 0
     WAIT_READ = 1
     WAIT_WRITE = 2
+    WAIT_EITHER = 3
 
 cdef enum:
     LISTS = 11            # the first is none, the others are whoever's stands in them; of our own there is
@@ -24,7 +25,7 @@ cdef class Channel:
     cdef Reactor reactor
     cdef int fd
     cdef uint32_t generation
-    cdef uint8_t waiting       # WAIT_READ or WAIT_WRITE while a greenlet waits
+    cdef uint8_t waiting       # WAIT_READ, WAIT_WRITE or both while a greenlet waits
     cdef uint8_t readable      # bytes may have come that nobody has tried to read
     cdef uint8_t ended         # the peer will send no more; what it sent before may still be unread
     cdef uint8_t hung_up       # the peer reset or closed both ways

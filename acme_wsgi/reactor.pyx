@@ -105,7 +105,7 @@ cdef class Channel:
         Call it only after the descriptor refused with EAGAIN: the set is edge-triggered. Whatever is thrown
         into the greenlet meanwhile comes out of here. It may come back early, so ask the descriptor again.
         """
-        if what == WAIT_READ and self.readable:
+        if what & WAIT_READ and self.readable:
             return 0                      # that edge came while the greenlet waited for something else
         if self.waiting:
             raise RuntimeError("another greenlet already waits for this connection")
@@ -124,7 +124,7 @@ cdef class Channel:
         Costs no timer: the reactor's tick looks at all who wait, and its length is how late that may be (see
         `need_tick`). Only for channels that stand in no list: in another one they have that one's limits.
         """
-        if deadline_ns == 0 or what == WAIT_READ and self.readable:
+        if deadline_ns == 0 or what & WAIT_READ and self.readable:
             return self.wait(what)
         if monotonic_ns() >= deadline_ns:
             raise overdue(what)
@@ -480,7 +480,7 @@ cdef class Reactor:
 
 cdef object overdue(int what):
     """The exception for a deadline that has passed."""
-    return TimeoutError("the peer sent nothing in time" if what == WAIT_READ else "the peer took nothing in time")
+    return TimeoutError("the peer sent nothing in time" if what & WAIT_READ else "the peer took nothing in time")
 
 
 cdef inline void *note(Reactor reactor, epoll_event *event) noexcept:
@@ -498,8 +498,8 @@ cdef inline void *note(Reactor reactor, epoll_event *event) noexcept:
             (<Channel>at).hung_up = 1
     if not (<Channel>at).waiting:
         return at
-    if (<Channel>at).hung_up or ((<Channel>at).waiting == WAIT_READ and (<Channel>at).readable) \
-            or ((<Channel>at).waiting == WAIT_WRITE and event.events & EPOLLOUT):
+    if (<Channel>at).hung_up or ((<Channel>at).waiting & WAIT_READ and (<Channel>at).readable) \
+            or ((<Channel>at).waiting & WAIT_WRITE and event.events & EPOLLOUT):
         reactor.woken.append(<Channel>at)
     if (<Channel>at).holding and (<Channel>at).waiting == WAIT_READ and event.events & EPOLLOUT:
         return at

@@ -113,7 +113,8 @@ cdef class Response:
     status: the status line's code and reason, "200 OK". headers: a list of (name, value) pairs of str, or Prepared.
     body: bytes, a FileBody, Parts or an iterator of bytes; of a 101, a Tunnel. close: called exactly once when the
     response has ended, however it ended; None if there is nothing to close. buffer: of an iterator, how many bytes may be held for a client
-    that is slower than it; 0 = the iterator waits for the client.
+    that is slower than it; 0 = the iterator waits for the client. With a buffer, an empty piece sends the head ahead of
+    the first bytes.
     """
 
     def __init__(self, status, headers, body=b"", close=None, *, long long buffer=0):
