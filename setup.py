@@ -35,6 +35,12 @@ CYTHON_MODULES = [
     "acme_wsgi.engine",
     "acme_wsgi.upstream.board",
     "acme_wsgi.compression.wrapper",
+    "acme_wsgi.upstream.link",
+    "acme_wsgi.upstream.tls",
+    "acme_wsgi.upstream.pool",
+    "acme_wsgi.upstream.shape",
+    "acme_wsgi.upstream.payload",
+    "acme_wsgi.upstream.exchange",
     "acme_wsgi.handlers._exchange",
     "acme_wsgi.handlers._static",
 ]
@@ -88,8 +94,8 @@ setup(
     extras_require={
         "test": [
             # httpbin itself is installed by scripts/test: what it pins would hold greenlet back.
-            "Django", "Flask", "brotlicffi", "decorator", "h11", "httptools", "hypothesis", "mypy", "pytest",
-            "pytest-xdist", "ruff", "six", "types-PyYAML", "zlib-ng",
+            "Django", "Flask", "brotlicffi", "decorator", "gunicorn", "h11", "httptools", "hypothesis",
+            "mypy", "pytest", "pytest-xdist", "ruff", "six", "types-PyYAML", "zlib-ng",
         ],
         # Not in Debian 12; used where it is there.
         "fast": ["zlib-ng"],

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from acme_wsgi.config import Config, Route
     from acme_wsgi.config.schema.content import Compression
     from acme_wsgi.upstream.plan import Upstreams
+    from acme_wsgi.upstream.service import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,13 @@ class Pipeline:
     :ivar route_of: the path of a request's route as it stands in the configuration, None if no route fits;
         for people who ask later: requests are not slowed down by keeping it
     :ivar assets: what static files are made into, if anything
+    :ivar service: the connections to backends, if any route has them
     """
 
     dispatch: Callable[[Request], Response]
     route_of: Callable[[Request], str | None]
     assets: Assets | None = None
+    service: Service | None = None
 
 
 def compile(
@@ -63,18 +66,18 @@ def compile(
     loader = loader if loader is not None else Loader()
     patterns = _compile_patterns(config)
     assets = _assets(config, patterns, built)
-    upstreams = upstreams if upstreams is not None else alone(config)
+    service = _service(config, upstreams)
     rules, problems = [], []
     body_limit = _body_limit(config)
     for number, pattern in enumerate(patterns):
         try:
-            rules.append(_compile_route(config, number, pattern, loader, body_limit, assets, upstreams))
+            rules.append(_compile_route(config, number, pattern, loader, body_limit, assets, service))
         except ValueError as error:
             problems.append(config.problem(f"routes[{number}]", str(error), f"routes[{number}].path"))
     if problems:
         raise ConfigError(problems)
     router = Router(rules)
-    return Pipeline(router.dispatcher(), router.route_of, assets)
+    return Pipeline(router.dispatcher(), router.route_of, assets, service)
 
 
 def _compile_patterns(config: Config) -> list[Pattern]:
@@ -114,6 +117,16 @@ def _assets(config: Config, patterns: list[Pattern], built: Claim | None) -> Ass
     return assets
 
 
+def _service(config: Config, upstreams: Upstreams | None) -> Service | None:
+    """What all proxy routes share; None where there are none, and then nothing of it is loaded."""
+    if not any(route.type == "proxy" for route in config.routes):
+        return None
+    from acme_wsgi.upstream.service import Service
+
+    shared = upstreams if upstreams is not None else alone(config)
+    return Service(shared) if shared is not None else None
+
+
 def _place(config: Config, number: int, pattern: Pattern) -> Place:
     """A route as the assets know it: which URLs it takes, and from where it serves them."""
     route = config.routes[number]
@@ -136,7 +149,7 @@ def _compile_route(
     loader: Loader,
     body_limit: int | None,
     assets: Assets | None,
-    upstreams: Upstreams | None,
+    service: Service | None,
 ) -> Rule:
     route = config.routes[number]
     hosts = tuple(compile_host(host) for host in route.host)
@@ -150,7 +163,9 @@ def _compile_route(
         compression=_compression(config, route),
         assets=assets.mounted(number) if assets is not None else None,
         static_routes=sum(each.type == "static" for each in config.routes),
-        upstream=upstreams.of(number) if upstreams is not None else None,
+        server=config.server,
+        group=service.group(number) if service is not None else None,
+        service=service,
     )
     build: Build = importlib.import_module(HANDLERS[route.type]).build
     handler = build(route, context)

@@ -123,7 +123,7 @@ def run(task: Assignment) -> int:
             privileges.drop(task.account)
             _follow(task.arbiter)  # the kernel has forgotten it with the old identity
         _patch(io_share(server.io_threads, task.workers, task.index))
-        engine = _build(task, slot, access_log, reporter, built)
+        engine, service = _build(task, slot, access_log, reporter, built)
         _probe(engine, server.probe, server.timeout)
     except Exception as error:  # noqa: BLE001 - whatever keeps us from serving is the arbiter's to tell
         return _report_failure(task.report, error)
@@ -132,8 +132,10 @@ def run(task: Assignment) -> int:
     slot.beat()
     slot.state = READY
     engine.start()
+    if service is not None:
+        service.start()
     _report(task.report, ready=True)
-    _serve(task, engine, slot, orders)
+    _serve(task, engine, service, slot, orders)
     _finish(access_log)
     return 0
 
@@ -194,8 +196,13 @@ def _claim_assets(task: Assignment) -> Any:
     return home.claim(task.config.server.runtime_dir, task.account) if plan.wanted(static) else None
 
 
-def _build(task: Assignment, slot: Slot, access_log: Any, reporter: Reporter, built: Any) -> Engine:
-    """Load the applications and build the engine around them, listening but not yet started."""
+def _build(
+    task: Assignment, slot: Slot, access_log: Any, reporter: Reporter, built: Any
+) -> tuple[Engine, Any]:
+    """Load the applications and build the engine around them, listening but not yet started.
+
+    :returns: the engine, and the connections to backends, None if there are none
+    """
     from acme_wsgi import pipeline
     from acme_wsgi.handlers.wsgi import FileWrapper
 
@@ -221,7 +228,7 @@ def _build(task: Assignment, slot: Slot, access_log: Any, reporter: Reporter, bu
         from acme_wsgi.assets.keeper import Keeper
 
         Keeper(compiled.assets).start()
-    return engine
+    return engine, compiled.service
 
 
 def _upstreams(task: Assignment) -> Upstreams:
@@ -352,7 +359,7 @@ class _Orders:
             signal.setitimer(signal.ITIMER_REAL, STOP_MARGIN if self.quick else self.limit)
 
 
-def _serve(task: Assignment, engine: Engine, slot: Slot, orders: _Orders) -> None:
+def _serve(task: Assignment, engine: Engine, service: Any, slot: Slot, orders: _Orders) -> None:
     """Serve until told to stop or orphaned, then let go of everything in the order that loses the least."""
     while not orders.stop:
         orders.wait(_ORPHAN_CHECK)
@@ -360,6 +367,8 @@ def _serve(task: Assignment, engine: Engine, slot: Slot, orders: _Orders) -> Non
             log.error("the arbiter (pid %d) is gone: stopping", task.arbiter)
             os.kill(os.getpid(), signal.SIGTERM)
     slot.state = DRAINING
+    if service is not None:
+        service.stop()
     if orders.quick:
         engine.stop_accepting()
     else:

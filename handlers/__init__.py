@@ -17,19 +17,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from acme_wsgi.config.schema.content import Compression, Static
+from acme_wsgi.config.schema.server import Server
 
 if TYPE_CHECKING:
     from acme_wsgi.assets import Mounted
     from acme_wsgi.config import Route
     from acme_wsgi.http.writer import Prepared, Response
-    from acme_wsgi.upstream.plan import Upstream
+    from acme_wsgi.upstream.plan import GroupPlan
+    from acme_wsgi.upstream.service import Service
 
 HANDLERS = {
     "wsgi": "acme_wsgi.handlers.wsgi",
     "handler": "acme_wsgi.handlers.function",
     "redirect": "acme_wsgi.handlers.redirect",
     "static": "acme_wsgi.handlers.static",
-    "proxy": "acme_wsgi.handlers.unbuilt",
+    "proxy": "acme_wsgi.handlers.proxy",
 }
 """Route type -> the module that serves it; imported only when a route of that type exists."""
 
@@ -64,6 +66,9 @@ class Request(Protocol):
     def request_id(self) -> str: ...
     @property
     def started(self) -> bool: ...
+
+    on_leave: Callable[[], object] | None
+    """Set by a handler that waits for somebody else: called when the client closes its end meanwhile."""
 
     on_start: OnStart | None
     """Set by what wraps a handler: sees the head that `start` is given, may change it and what is written."""
@@ -105,7 +110,9 @@ class Context:
     :ivar assets: of a static route: what its files are made into, if anything is
     :ivar compression: what holds for the route; None: nothing is compressed
     :ivar static_routes: how many static routes there are; they share what a worker may remember of files
-    :ivar upstream: of a proxy route: its group of backends, and what all workers know of them
+    :ivar server: limits that hold where a route has none of its own
+    :ivar group: of a proxy route: the backends that may answer it
+    :ivar service: of a proxy route: the worker's connections to all backends
     """
 
     where: str
@@ -116,4 +123,6 @@ class Context:
     compression: Compression | None = None
     assets: Mounted | None = None
     static_routes: int = 1
-    upstream: Upstream | None = None
+    server: Server = field(default_factory=Server)
+    group: GroupPlan | None = None
+    service: Service | None = None

@@ -65,6 +65,7 @@ class Leaving:
 
     :ivar url, shown, key, identity: as those of `PeerPlan`
     :ivar until_ns: when that ends (CLOCK_MONOTONIC)
+    :ivar group: 16 bytes: the entry of the board where it is alone: nobody's choice, but still counted
     """
 
     url: str = field(repr=False)
@@ -72,6 +73,10 @@ class Leaving:
     key: bytes
     identity: bytes
     until_ns: int
+
+    @property
+    def group(self) -> bytes:
+        return _digest("leaving", self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +259,15 @@ def enrol(board: Board, plans: Plans) -> None:
         ]
         weights = (member.weight for member in group.members)
         board.group(group.key, group.algorithm, list(zip(peers, weights, strict=True)))
+        for gone in group.leaving:  # its peer is there: it had a place in the generation before
+            board.group(gone.group, ROUND_ROBIN, [(board.peer(gone.key), 1)])
 
 
 def keys(plans: Plans) -> tuple[set[bytes], set[bytes]]:
     """The keys of the peers and of the groups that whoever has these plans may use."""
     peers = {each.key for group in plans.values() for each in group.everybody}
-    return peers, {group.key for group in plans.values()}
+    groups = {group.key for group in plans.values()}
+    return peers, groups | {gone.group for group in plans.values() for gone in group.leaving}
 
 
 def is_sticky(plans: Plans) -> bool:
@@ -290,23 +298,6 @@ class Upstreams:
     sticky_key: bytes = field(default=b"", repr=False)
     generation: int = 1
     pid: int = field(default_factory=os.getpid)
-
-    def of(self, route: int) -> Upstream | None:
-        """What the route of this number is given; None if it has no backends."""
-        group = self.plans.get(route)
-        return None if group is None else Upstream(self, group)
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """What one proxy route is given.
-
-    :ivar shared: the same object for all routes of a worker
-    :ivar group: the route's own
-    """
-
-    shared: Upstreams
-    group: GroupPlan
 
 
 def alone(config: Config) -> Upstreams | None:

@@ -5,7 +5,6 @@ nothing.
 from __future__ import annotations
 
 import gzip
-import logging
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -169,20 +168,6 @@ def test_routes_without_a_limit_keep_the_servers_where_another_has_a_larger_one(
         request = FakeRequest(path)
         dispatch(request)
         assert request.body_limit == limit
-
-
-@pytest.mark.parametrize("rest", ["type: proxy, backend: 'http://127.0.0.1:1'"])
-def test_types_to_come_answer_501_and_warn_at_the_start(
-    configured: Any, caplog: pytest.LogCaptureFixture, rest: str
-) -> None:
-    config = configured(f"  - {{path: /s/*, {rest}}}\n")
-    with caplog.at_level(logging.WARNING):
-        dispatch = compiled(config)
-    assert [record.getMessage() for record in caplog.records] == [
-        f"route /s/*: type {rest.split()[1].strip(',')} is not available in this version; it answers 501"
-    ]
-    with pytest.raises(HTTPError, match="501"):
-        dispatch(FakeRequest("/s/x"))
 
 
 ROUTES_TO_BACKENDS = (

@@ -1,0 +1,13 @@
+# The body of a request on its way to a backend.
+
+from libc.stdint cimport int64_t
+
+
+cdef class Payload:
+    cdef readonly int64_t length
+    cdef readonly bytes data
+    cdef readonly bytes first
+    cdef readonly object reader
+    cdef public bint expect
+    cdef readonly bint upgrade
+    cdef readonly double tunnel_idle

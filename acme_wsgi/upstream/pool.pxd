@@ -1,0 +1,31 @@
+# A worker's connections to backends.
+
+from libc.stdint cimport int64_t
+
+from acme_wsgi.upstream.link cimport Link
+
+
+cdef class Pool:
+    cdef readonly long limit             # most connections, all backends together
+    cdef readonly long waiting_limit     # most requests that wait for one
+    cdef readonly bint reuse
+    cdef readonly int64_t idle_ns
+    cdef readonly long min_idle
+    cdef readonly int slot               # of this worker on the Board
+    cdef readonly long open              # connections, those that are being made included
+    cdef object waiters
+    cdef readonly list shelves
+
+
+cdef class Shelf:
+    cdef readonly Pool pool
+    cdef readonly object peer            # board.Peer
+    cdef readonly object target          # target.Target
+    cdef object resolver
+    cdef object context                  # ssl.SSLContext, None: not TLS
+    cdef readonly list idle              # the one used last comes last
+    cdef readonly set busy
+
+    cpdef Link acquire(self, int64_t queue_deadline_ns, int64_t connect_ns, bint certain, bint fresh=*)
+    cdef Link take(self, Link link)
+    cpdef int release(self, Link link, bint reusable) except -1

@@ -1,0 +1,255 @@
+# cython: boundscheck=False, wraparound=False
+"""The connections of one worker to all backends: kept alive, counted, bounded, and handed out in turn.
+
+    acquire: an idle one -> else a new one -> else, at the limit, an idle one of another backend makes room
+             -> else wait in line -> release or closed: the first in line goes on
+
+Law: decides who gets which connection and when one ends. Nothing here knows HTTP, nor which backend is chosen. Whoever
+waits is served in the order of coming, whatever the backend.
+"""
+
+import logging
+import socket
+from collections import deque
+
+import gevent
+from gevent.event import AsyncResult
+
+from acme_wsgi.errors import BackendError, HTTPError
+
+from acme_wsgi.clock cimport monotonic_ns
+from acme_wsgi.upstream.link cimport Link
+from acme_wsgi.upstream.tls import TLSLink, handshake
+
+log = logging.getLogger("acme.upstream")
+
+WAITING_LIMIT = 100_000
+"""Requests of one worker that may wait for a connection; more than clients can be connected, as it is delivered."""
+
+
+class PoolFull(HTTPError):
+    """No connection became free in time."""
+
+    def __init__(self):
+        super().__init__(503, "The servers behind this one are busy.", headers=[("Retry-After", "1")])
+
+
+cdef class Pool:
+    """What `server.connection_pool` says, and the connections of all shelves together.
+
+    settings: the section. slot: this worker's on the Board.
+    """
+
+    def __init__(self, settings, int slot, long waiting_limit=WAITING_LIMIT):
+        self.limit = settings.max_per_worker
+        self.reuse = settings.reuse_connections
+        self.idle_ns = <int64_t>(settings.idle_timeout * 1e9)
+        self.min_idle = settings.min_idle if self.reuse else 0
+        self.slot = slot
+        self.waiting_limit = waiting_limit
+        self.waiters = deque()
+        self.shelves = []
+
+    @property
+    def waiting(self):
+        """Requests that wait for a connection."""
+        return len(self.waiters)
+
+    def make_room(self):
+        """At the limit: close the connection that has been idle for longest, of whichever backend. False if none is."""
+        cdef Shelf oldest = None
+        cdef Link first
+        for shelf in self.shelves:
+            if (<Shelf>shelf).idle:
+                first = <Link>(<Shelf>shelf).idle[0]
+                if oldest is None or first.since < (<Link>oldest.idle[0]).since:
+                    oldest = <Shelf>shelf
+        if oldest is None:
+            return False
+        (<Link>oldest.idle[0]).close()
+        return True
+
+    def wait_in_line(self, shelf, int64_t deadline_ns):
+        """Wait for a turn: a connection to this very backend, or None, which is the right to make one."""
+        if len(self.waiters) >= self.waiting_limit:
+            raise PoolFull
+        turn = AsyncResult()
+        place = (turn, shelf)
+        self.waiters.append(place)
+        try:
+            return turn.get(timeout=max(0.0, (deadline_ns - monotonic_ns()) * 1e-9))
+        except BaseException as error:
+            if turn.ready():               # it came in the very moment in which we gave up
+                self.pass_on(turn.value)
+            else:
+                self.waiters.remove(place)
+            if isinstance(error, gevent.Timeout):
+                raise PoolFull from None
+            raise
+
+    def pass_on(self, Link link):
+        """A turn that nobody took."""
+        if link is not None:
+            (<Shelf>link.shelf).release(link, True)
+        else:
+            self.open -= 1
+            self.next_turn()
+
+    def next_turn(self):
+        """There is room for one more: who waits for longest may connect."""
+        if self.waiters and self.open < self.limit:
+            turn, _ = self.waiters.popleft()
+            self.open += 1
+            turn.set(None)
+
+
+cdef class Shelf:
+    """The connections of this worker to one backend.
+
+    peer: its handle on the Board. target: target.Target. resolver: resolve.Resolver, None for a UNIX socket. context: an
+    ssl.SSLContext, None for plain HTTP.
+    """
+
+    def __init__(self, Pool pool not None, peer, target, resolver, context):
+        self.pool = pool
+        self.peer = peer
+        self.target = target
+        self.resolver = resolver
+        self.context = context
+        self.idle = []
+        self.busy = set()
+        pool.shelves.append(self)
+
+    # ---- for a request ----------------------------------------------------------------------------
+
+    cpdef Link acquire(self, int64_t queue_deadline_ns, int64_t connect_ns, bint certain, bint fresh=False):
+        """A connection, an idle one if there is any.
+
+        queue_deadline_ns: until then it waits at the limit. connect_ns: how long connecting may take. certain: an idle
+        connection is looked at once more before it is used. fresh: a new one, even where one is idle. Raises PoolFull,
+        BackendError.
+        """
+        cdef Link link
+        cdef Pool pool = self.pool
+        while self.idle and not fresh:
+            link = <Link>self.idle.pop()
+            if link.usable(certain):
+                return self.take(link)
+            link.close()
+        if pool.open >= pool.limit or pool.waiters:
+            if pool.waiters or not pool.make_room():
+                link = pool.wait_in_line(self, queue_deadline_ns)
+                if link is not None:
+                    return self.take(link)
+                return self.take(self.connect(connect_ns))
+        pool.open += 1
+        return self.take(self.connect(connect_ns))
+
+    cdef Link take(self, Link link):
+        link.begin()
+        self.busy.add(link)
+        return link
+
+    def connect(self, int64_t connect_ns):
+        """A new connection; its place in the pool is counted already, and given back when it can't be made."""
+        cdef int64_t deadline = monotonic_ns() + connect_ns
+        try:
+            link = self.connect_alone(deadline)
+        except BaseException:
+            self.pool.open -= 1
+            self.pool.next_turn()
+            raise
+        link.adopt(self)
+        self.peer.add_connections(self.pool.slot, 1)
+        return link
+
+    def connect_alone(self, int64_t deadline_ns):
+        """A connection that is not the pool's: to the first of the backend's addresses that takes it."""
+        error = None
+        for family, address in self.addresses(deadline_ns):
+            link = TLSLink(None, self.context, self.target.server_name) if self.context is not None else Link(None)
+            try:
+                link.connect(family, address, deadline_ns)
+                if self.context is not None:
+                    handshake(link, deadline_ns)
+            except BackendError as failed:
+                link.close()
+                if self.resolver is not None:
+                    self.resolver.failed((family, address))
+                error = failed
+                if failed.status == 504:
+                    break
+                continue
+            except BaseException:
+                link.close()
+                raise
+            return link
+        raise error if error is not None else BackendError.unreachable("its name has no address")
+
+    def addresses(self, int64_t deadline_ns):
+        """(family, address) pairs, in the order in which they are tried."""
+        if self.resolver is None:
+            return ((socket.AF_UNIX, self.target.socket),)
+        try:
+            return self.resolver.addresses((deadline_ns - monotonic_ns()) * 1e-9)
+        except TimeoutError:
+            raise BackendError.slow("its name could not be resolved in time", connecting=True) from None
+        except OSError as error:
+            raise BackendError.unreachable(f"its name could not be resolved: {error.strerror or error}") from None
+
+    # ---- after a request --------------------------------------------------------------------------
+
+    cpdef int release(self, Link link, bint reusable) except -1:
+        """A request is done with the connection."""
+        cdef Pool pool = self.pool
+        self.busy.discard(link)
+        if not reusable or not pool.reuse or not link.rest():
+            link.close()
+            return 0
+        if pool.waiters:
+            turn, shelf = pool.waiters[0]
+            if shelf is not self:
+                link.close()              # which gives the first in line its turn
+                return 0
+            pool.waiters.popleft()
+            turn.set(link)
+            return 0
+        link.since = monotonic_ns()
+        self.idle.append(link)
+        return 0
+
+    def closed(self, Link link, bint rested):
+        """Called by each connection at its end."""
+        self.busy.discard(link)
+        if rested and link in self.idle:
+            self.idle.remove(link)
+        self.pool.open -= 1
+        self.peer.add_connections(self.pool.slot, -1)
+        self.pool.next_turn()
+
+    # ---- now and then -----------------------------------------------------------------------------
+
+    def tidy(self, int64_t now):
+        """Close what has been idle for too long, except for the connections that are to be kept warm."""
+        while len(self.idle) > self.pool.min_idle and now - (<Link>self.idle[0]).since > self.pool.idle_ns:
+            (<Link>self.idle[0]).close()
+
+    def warm(self, int64_t connect_ns):
+        """Make one more idle connection if fewer than wanted are there; False when there is nothing to do."""
+        cdef Pool pool = self.pool
+        if len(self.idle) >= pool.min_idle or pool.open >= pool.limit or pool.waiters:
+            return False
+        pool.open += 1
+        link = self.connect(connect_ns)
+        self.release(link, True)
+        return True
+
+    def drop_idle(self):
+        """Close every idle connection: the backend is taken out, or the worker leaves."""
+        for link in self.idle[:]:
+            (<Link>link).close()
+
+    def cut(self):
+        """Break off what is under way: the time of a backend that was taken out is over."""
+        for link in list(self.busy):
+            (<Link>link).abort()

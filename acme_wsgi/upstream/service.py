@@ -1,0 +1,163 @@
+"""A worker's side of its backends: one pool for all, a shelf for each, and what is done in the background.
+
+    Service: balancer(group) at start-up -> start() once the worker serves -> stop() when it drains
+
+Law: puts the parts together and keeps them tidy; no request passes through this file. Made once in each
+worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+
+import gevent
+
+from acme_wsgi.errors import AcmeError, BackendError
+from acme_wsgi.reactor import current
+from acme_wsgi.upstream.balancer import Balancer, Departing
+from acme_wsgi.upstream.exchange import Lane, Patience
+from acme_wsgi.upstream.health import Checker
+from acme_wsgi.upstream.plan import GroupPlan, Leaving, PeerPlan, Upstreams
+from acme_wsgi.upstream.pool import Pool, Shelf
+from acme_wsgi.upstream.probing import probe
+from acme_wsgi.upstream.resolve import Resolver
+from acme_wsgi.upstream.target import Target
+from acme_wsgi.upstream.tls import client_context
+
+ROUND = 0.25
+"""Seconds between two looks at what there is to tidy."""
+
+WARMING = 8
+"""Connections to one backend that are made in one round to keep some warm."""
+
+_CONNECT = 5.0  # seconds that making a warm connection may take
+
+log = logging.getLogger("acme.upstream")
+
+
+class Service:
+    """Everything that the routes of a worker share to reach their backends."""
+
+    def __init__(self, upstreams: Upstreams) -> None:
+        self.upstreams = upstreams
+        self.board = upstreams.board
+        self.pool = Pool(upstreams.pool, upstreams.slot)
+        self._shelves: dict[bytes, Shelf] = {}
+        self._balancers: dict[tuple[object, ...], Balancer] = {}
+        self._drained: dict[bytes, float] = {}  # peers -> seconds that their requests may go on once drained
+        self._finest = float("inf")
+        self._context: ssl.SSLContext | None = None
+        self._tasks: list[gevent.Greenlet] = []
+        self._checker: Checker[PeerPlan] | None = None
+
+    # -- at start-up ----------
+
+    def group(self, route: int) -> GroupPlan | None:
+        """The backends of the proxy route of this number."""
+        return self.upstreams.plans.get(route)
+
+    def balancer(self, plan: GroupPlan) -> Balancer:
+        """The balancer of a group; routes with equal ones share it, and so its budget of retries."""
+        key = (plan.key, plan.sticky, plan.draining, plan.leaving)
+        if key not in self._balancers:
+            group = self.board.find(plan.key)
+            lanes = [
+                Lane(group, number, self._shelf(member), member.shown)
+                for number, member in enumerate(plan.members)
+            ]
+            for member in plan.members:
+                patience = max(plan.patience, self._drained.get(member.key, 0.0))
+                self._drained[member.key] = patience
+            departing = [self._departing(gone) for gone in plan.leaving]
+            self._balancers[key] = Balancer(plan, lanes, departing, self.upstreams.sticky_key)
+        return self._balancers[key]
+
+    def need(self, patience: Patience) -> None:
+        """A route has limits this short: the clock has to be fine enough for them."""
+        shortest = min(patience.connect_ns, patience.read_ns, patience.write_ns)
+        self._finest = min(self._finest, shortest * 1e-9)
+
+    def _departing(self, gone: Leaving) -> Departing:
+        lane = Lane(self.board.find(gone.group), 0, self._shelf(gone), gone.shown)
+        return Departing(lane, gone.until_ns)
+
+    def _shelf(self, member: PeerPlan | Leaving) -> Shelf:
+        if member.key not in self._shelves:
+            target = Target.parse(member.url)
+            resolver = Resolver(target.host, target.port) if target.scheme != "unix" else None
+            if target.tls and self._context is None:
+                self._context = client_context()
+            context = self._context if target.tls else None
+            peer = self.board.peer(member.key)
+            self._shelves[member.key] = Shelf(self.pool, peer, target, resolver, context)
+        return self._shelves[member.key]
+
+    # -- while the worker serves ----------
+
+    def start(self) -> None:
+        """Begin with the health checks and with keeping connections tidy."""
+        if self._finest < float("inf"):
+            current().need_tick(self._finest)
+        plans = {
+            member.key: member for group in self.upstreams.plans.values() for member in group.members
+        }
+        checked = [member for member in plans.values() if member.check.enabled]
+        if checked:
+            shortest = min(member.check.timeout for member in checked)
+            current().need_tick(shortest)
+            self._checker = Checker(
+                self.board, checked, self._probe, self.upstreams.pid, self.upstreams.generation
+            )
+            self._tasks.append(gevent.spawn(self._checker.run))
+        self._tasks.append(gevent.spawn(self._tend))
+
+    def stop(self) -> None:
+        """The worker drains: no more checks, no idle connections. What is under way goes on."""
+        if self._checker is not None:
+            self._checker.stop()
+        for task in self._tasks:
+            task.kill(block=False)
+        self._tasks.clear()
+        for shelf in self._shelves.values():
+            shelf.drop_idle()
+
+    def _probe(self, member: PeerPlan, timeout: float) -> tuple[bool, str]:
+        shelf = self._shelves[member.key]
+        return probe(shelf, member.check.path, timeout)
+
+    # -- now and then ----------
+
+    def _tend(self) -> None:
+        while True:
+            try:
+                self._tend_once()
+            except Exception:
+                log.exception("tending the connections to backends failed")
+            gevent.sleep(ROUND)
+
+    def _tend_once(self) -> None:
+        now = time.monotonic_ns()
+        for key, shelf in list(self._shelves.items()):
+            shelf.tidy(now)
+            since = shelf.peer.draining_since
+            if since:
+                shelf.drop_idle()
+                if now - since > self._drained.get(key, 0.0) * 1e9 and shelf.busy:
+                    log.warning(
+                        "backend %s: its time is over, %d requests are cut",
+                        shelf.target.shown, len(shelf.busy),
+                    )  # fmt: skip
+                    shelf.cut()
+            elif shelf.peer.state() in ("up", "slow-start"):
+                self._warm(shelf)
+
+    def _warm(self, shelf: Shelf) -> None:
+        for _ in range(WARMING):
+            try:
+                if not shelf.warm(int(_CONNECT * 1e9)):
+                    return
+            except (BackendError, AcmeError) as error:
+                log.debug("backend %s: no connection to be kept warm: %s", shelf.target.shown, error)
+                return

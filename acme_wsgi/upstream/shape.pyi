@@ -1,0 +1,23 @@
+from typing import Any
+
+from acme_wsgi.config.schema.routes import Rewrite, RouteHeaders
+from acme_wsgi.upstream.target import Target
+
+NO_BODY: int
+CHUNKED: int
+VARIABLES: tuple[str, ...]
+
+def compile_value(template: str) -> tuple[tuple[str, str], ...]: ...
+
+class Shaper:
+    def __init__(self, headers: RouteHeaders, rewrite: Rewrite | None, keep: bool) -> None: ...
+    def target(self, environ: dict[str, Any], base: str) -> str: ...
+    def head(
+        self,
+        request: Any,
+        target: Target,
+        length: int,
+        *,
+        upgrade: bool = False,
+        expect: bool = False,
+    ) -> bytes: ...
