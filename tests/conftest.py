@@ -1,4 +1,6 @@
-"""What every test can use: the `acme` fixture, which starts real servers (see tests/server.py)."""
+"""What every test can use: `acme` starts real servers (tests/server.py), `backends` what they proxy to
+(tests/backends.py).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends import Backends, closing_all
 from tests.server import Launcher
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -24,3 +27,10 @@ def acme(tmp_path: Path) -> Iterator[Launcher]:
         launcher.finish()
     finally:
         launcher.kill()
+
+
+@pytest.fixture
+def backends(tmp_path: Path) -> Iterator[Backends]:
+    """Makes servers for the proxy to speak to; after the test all are ended, and each rogue is content."""
+    with closing_all(Backends(tmp_path)) as made:
+        yield made
