@@ -47,6 +47,8 @@ class PeerPlan:
     :ivar shown: the URL for people
     :ivar weight: its share of the group's requests, relative to the others'
     :ivar check: how it is checked
+    :ivar strict: the path of the check was written: the backend has it, and anything but 2xx and 3xx is bad.
+        Where nobody has said so, a backend that answers is well if it isn't 5xx: few have a /health
     :ivar key: 16 bytes: which entry of the board
     :ivar identity: 16 bytes: which URL; the same however it is checked
     """
@@ -57,6 +59,7 @@ class PeerPlan:
     check: HealthCheck
     key: bytes
     identity: bytes
+    strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ def plan(config: Config) -> dict[int, GroupPlan]:
             key, message = fault
             problems.append(config.problem(f"routes[{number}].{key}", message, _written(config, number, key)))
         else:
-            plans[number] = _group(config, route)
+            plans[number] = _group(config, number, route)
     if problems:
         raise ConfigError(problems)
     return plans
@@ -163,11 +166,13 @@ def _backends(config: Config, route: Route) -> tuple[Backend, ...]:
     return route.backends or config.backends
 
 
-def _group(config: Config, route: Route) -> GroupPlan:
+def _group(config: Config, number: int, route: Route) -> GroupPlan:
     general = config.load_balancing
     balancing: RouteLoadBalancing | None = route.load_balancing
     check = route.health_check if route.health_check is not None else general.health_check
-    members = tuple(_peer(backend, check) for backend in _backends(config, route))
+    sections = (f"routes[{number}].health_check", "load_balancing.health_check")
+    strict = any(f"{section}.path" in config.origins for section in sections)
+    members = tuple(_peer(backend, check, strict) for backend in _backends(config, route))
     algorithm = ALGORITHMS[(balancing or general).algorithm]
     own = route.backend is not None or bool(route.backends)
     return GroupPlan(
@@ -180,17 +185,18 @@ def _group(config: Config, route: Route) -> GroupPlan:
     )
 
 
-def _peer(backend: Backend, check: HealthCheck) -> PeerPlan:
+def _peer(backend: Backend, check: HealthCheck, strict: bool) -> PeerPlan:
     url = normal(backend.url)
     settings = (
         check.enabled, check.path, check.interval, check.timeout,
-        check.healthy_threshold, check.unhealthy_threshold,
+        check.healthy_threshold, check.unhealthy_threshold, strict,
     )  # fmt: skip
     return PeerPlan(
         url=backend.url,
         shown=masked(backend.url),
         weight=backend.weight,
         check=check,
+        strict=strict,
         key=_digest("peer", url, *settings),
         identity=_digest("url", url),
     )

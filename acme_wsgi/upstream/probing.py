@@ -14,8 +14,8 @@ from acme_wsgi.upstream.pool import Shelf
 _HEADS = 8  # interim responses and the final one
 
 
-def probe(shelf: Shelf, path: str, timeout: float) -> tuple[bool, str]:
-    """GET `path`; a status of 2xx or 3xx is good.
+def probe(shelf: Shelf, path: str, timeout: float, strict: bool = True) -> tuple[bool, str]:
+    """GET `path`; a status of 2xx or 3xx is good, and 4xx if the check isn't strict.
 
     The connection is not one of the pool's: a backend is checked also where all of them are in use.
 
@@ -44,4 +44,4 @@ def probe(shelf: Shelf, path: str, timeout: float) -> tuple[bool, str]:
     finally:
         if link is not None:
             link.close()
-    return 200 <= link.status < 400, f"status {link.status}"
+    return 200 <= link.status < (400 if strict else 500), f"status {link.status}"

@@ -125,7 +125,7 @@ class Service:
 
     def _probe(self, member: PeerPlan, timeout: float) -> tuple[bool, str]:
         shelf = self._shelves[member.key]
-        return probe(shelf, member.check.path, timeout)
+        return probe(shelf, member.check.path, timeout, member.strict)
 
     # -- now and then ----------
 

@@ -298,6 +298,18 @@ def test_a_sick_backend_is_passed_by_until_it_is_well(
     wait_until(lambda: used(server, one), "it comes back by itself", 20)
 
 
+def test_a_backend_that_nobody_said_has_a_health_page_is_well_without(
+    acme: Launcher, backends: Backends
+) -> None:
+    """As long as it answers: most applications answer 404 for a path that they don't know."""
+    patient = Patient(backends)
+    patient.status = 404
+    checks = {name: value for name, value in CHECKS.items() if name != "path"}
+    server = acme(config(patient.url, load_balancing={"health_check": checks}))
+    wait_until(lambda: len(patient.rogue.asked("/health")) > 5, "it was checked often enough")
+    assert used(server, patient)
+
+
 def test_checks_come_from_one_worker(acme: Launcher, backends: Backends) -> None:
     """At the interval, whatever the number of workers."""
     patient = Patient(backends)

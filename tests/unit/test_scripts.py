@@ -107,8 +107,8 @@ def test_cores_are_those_named_and_usable() -> None:
             Cores.choose(wrong, "any")
 
 
-# A parent whose child burns CPU and dies, then a second child that stays: the account has to hold both. /proc counts
-# whole hundredths of a second, so they burn a little more than is asked for.
+# A parent whose child burns CPU and dies, then a second child that stays: the account has to hold both.
+# /proc counts whole hundredths of a second, so they burn a little more than is asked for.
 _FAMILY = """
 import subprocess, sys, time
 burn = "import time\\nwhile time.process_time() < 0.33: pass"

@@ -24,7 +24,11 @@ class HealthCheck:
     SHORT: ClassVar[str] = "enabled"
 
     enabled: bool = key(True, "check backends actively")
-    path: str = key("/health", "path asked for", check=grammar.url_path)
+    path: str = key(
+        "/health",
+        "path asked for; 2xx and 3xx are good, and 4xx too while no path is written",
+        check=grammar.url_path,
+    )
     interval: float = key(10.0, "time between checks", unit="duration", minimum=0.1)
     timeout: float = key(5.0, "how long one check may take", unit="duration", minimum=0.01)
     healthy_threshold: int = key(2, "good checks in a row that bring a backend back", minimum=1, maximum=1000)

@@ -184,6 +184,17 @@ def test_nobody_finishes_where_nobody_was_kept_or_that_is_off(sets: tuple[str, .
     assert left(after(of("http://a", sets=sets), of("http://a", "http://b"), S)) == []
 
 
+def test_a_check_whose_path_nobody_wrote_is_not_strict() -> None:
+    own = "path: /b, type: proxy, health_check: {path: /up}"
+    both = planned(TWO, routes(proxy("/a"), own))
+    assert [member.strict for member in both[0].members] == [False, False]
+    assert [member.strict for member in both[1].members] == [True, True]
+    everywhere = planned(TWO, "load_balancing.health_check.path=/health", routes(proxy("/a")))
+    assert all(member.strict for member in everywhere[0].members)
+    keys = [{member.key for member in plans[0].members} for plans in (everywhere, both)]
+    assert not keys[0] & keys[1], "they are not the same checks"
+
+
 def test_another_spelling_another_weight_and_another_check_are_no_departure() -> None:
     first = of("http://a")
     assert left(after(of("HTTP://A:80/"), first, S)) == []
@@ -242,7 +253,7 @@ def test_each_proxy_route_is_given_its_group() -> None:
     config = load([], {}, [TWO, routes(proxy("/a"), "path: /b, type: wsgi, app: x"), STICKY])
     made = plan.alone(config)
     assert made is not None and plan.is_sticky(made.plans)
-    assert made.plans[0].name == "backends" and set(made.plans) == {0, 2}
+    assert made.plans[0].name == "backends" and set(made.plans) == {0}
     assert made.board.find(made.plans[0].key).size == 2
     assert made.pool == config.server.connection_pool
     assert len(made.sticky_key) == 32 and made.sticky_key.hex() not in repr(made)
