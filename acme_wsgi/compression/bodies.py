@@ -111,8 +111,8 @@ class Pieces:
             if not isinstance(piece, bytes):
                 raise TypeError(f"a body is made of bytes, not {type(piece).__name__}")
             encoded = self._encoding.piece(piece)
-            if encoded:
-                return encoded
+            if encoded or not piece:
+                return encoded  # an empty piece may be there to send the head ahead of the first bytes
             if self._encoding.overlong:
                 break
         self._source = None

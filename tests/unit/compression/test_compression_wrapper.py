@@ -683,3 +683,14 @@ def test_what_may_be_held_stays_so_when_a_stream_is_encoded() -> None:
     response = with_compression(stream, Compression())(FakeRequest(HTTP_ACCEPT_ENCODING="gzip"))
     assert response.buffer == 70_000
     assert gzip.decompress(receive(response).body) == PAGE * 2
+
+
+def test_an_empty_piece_still_comes_through() -> None:
+    """It sends the head of a held stream ahead."""
+
+    def stream(request: Any) -> Response:
+        return Response("200 OK", [HTML], iter([b"", PAGE]), buffer=70_000)
+
+    response = with_compression(stream, Compression())(FakeRequest(HTTP_ACCEPT_ENCODING="gzip"))
+    first, *rest = response.body
+    assert first == b"" and gzip.decompress(b"".join(rest)) == PAGE
