@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.rogue import Rogue, Script, Unreachable, named, reserve
-from tests.server import ROOT, START_DEADLINE, wait_until
+from tests.server import ROOT, START_DEADLINE, living, wait_until
 from tests.wire import DEADLINE, Reply, Wire
 
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
@@ -95,6 +95,8 @@ class Process:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(DEADLINE)
+        # A worker that is killed with its master may be the later one to go, and its socket with it.
+        wait_until(lambda: not living(process.pid), "the end of all its processes")
 
     def _answers(self) -> bool:
         assert self._process is not None

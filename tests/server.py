@@ -69,6 +69,19 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = DEAD
     return result
 
 
+def living(session: int) -> list[int]:
+    """The processes of a session that live."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """A server that has ended: its exit status (negative: the signal), and what it wrote."""
@@ -202,15 +215,7 @@ class Server:
 
     def group(self) -> list[int]:
         """The processes of its session that live: itself, workers, what they started."""
-        found = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(fields[3]) == self.pid and fields[0] != "Z":
-                found.append(int(stat.parent.name))
-        return found
+        return living(self.pid)
 
     def check(self) -> None:
         """What must hold for every server at the end of a test."""

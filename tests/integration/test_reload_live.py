@@ -74,6 +74,7 @@ def test_the_new_code_and_the_new_configuration_hold(acme: Launcher) -> None:
     server.configure({"routes": [*ROUTES["routes"], route], "server": {"keep_alive_timeout": "7s"}})
     answer = server.order("reload")
     assert "server.keep_alive_timeout" in answer["changed"] and answer["left"] == []
+    wait_until(lambda: not server.status()["leaving"], "those before to have left")
     for _ in range(10):
         assert server.get("/").text == "other"
         assert server.get("/moved").status == 301

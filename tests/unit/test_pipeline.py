@@ -198,16 +198,17 @@ def test_routes_to_backends_are_given_their_groups(configured: Any, contexts: li
     loader = cast(Any, Objects(application=application))
     pipeline.compile(config, loader, upstreams=shared)
     first, second = contexts
-    assert first.upstream is not None and second.upstream is not None
-    assert first.upstream.shared is second.upstream.shared is shared
-    assert (first.upstream.group.name, second.upstream.group.name) == ("backends", "route /c")
+    assert first.service is not None and first.service is second.service
+    assert first.service.upstreams is shared
+    assert first.group is not None and second.group is not None
+    assert (first.group.name, second.group.name) == ("backends", "route /c")
 
 
 def test_without_an_arbiter_there_is_a_board_all_the_same(configured: Any, contexts: list[Context]) -> None:
     compiled(configured(ROUTES_TO_BACKENDS, "backends: [{url: 'http://a'}, {url: 'http://b'}]"))
-    upstream = contexts[0].upstream
-    assert upstream is not None
-    assert upstream.shared.board.find(upstream.group.key).size == 2
+    [first, _] = contexts
+    assert first.service is not None and first.group is not None
+    assert first.service.board.find(first.group.key).size == 2
 
 
 def test_all_routes_that_cannot_work_are_named_at_once(configured: Any) -> None:
