@@ -5,9 +5,8 @@ from acme_wsgi.upstream.target import Target
 
 NO_BODY: int
 CHUNKED: int
-VARIABLES: tuple[str, ...]
 
-def compile_value(template: str) -> tuple[tuple[str, str], ...]: ...
+def learn_name(key: str) -> bytes | None: ...
 
 class Shaper:
     def __init__(self, headers: RouteHeaders, rewrite: Rewrite | None, keep: bool) -> None: ...

@@ -17,6 +17,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from acme_wsgi.config import templates
+from acme_wsgi.errors import HTTPError
 
 from acme_wsgi.http.grammar cimport is_field_value, is_token
 from acme_wsgi.http.writer cimport Scratch
@@ -63,14 +64,23 @@ _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 out = Scratch()         # nothing that might switch greenlets runs while it is being filled
 
 
+cdef bytes spelt(str key):
+    """What stands before the value of a field, by its environ's key; None for what is no field's name."""
+    cdef bytes name = key[5:].replace("_", "-").title().encode("latin-1")
+    return name + b": " if is_token(name, len(name)) else None
+
+
+cdef bytes forwarded_name(str key):
+    """The same for what only a trusted proxy may say; None for other keys."""
+    return spelt(key) if key.startswith("HTTP_X_FORWARDED_") and key not in _NOT_PASSED else None
+
+
 def learn_name(str key not None):
     """What stands before the value of an environ's key in the head, None for nothing."""
     cdef bytes before = None
     cdef dict table = names
     if key.startswith("HTTP_") and key not in _NOT_PASSED:
-        name = key[5:].replace("_", "-").title().encode("latin-1")
-        if is_token(name, len(name)):
-            before = name + b": "
+        before = spelt(key)
         if key.startswith("HTTP_X_FORWARDED_"):
             table = trusted_names
             if len(names) < _MOST_NAMES:
@@ -268,6 +278,8 @@ cdef int put_fields(dict environ, hidden, bint trusted) except -1:
             if not trusted:
                 continue
             before = trusted_names.get(<object>key)
+            if before is None and len(trusted_names) >= _MOST_NAMES:
+                before = forwarded_name(<object>key)    # others' inventions have filled the table
             if before is None:
                 continue
         if some_hidden and <object>key in hidden:
