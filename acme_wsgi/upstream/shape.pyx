@@ -140,6 +140,7 @@ cdef class Shaper:
         self.added = tuple((name.encode("ascii") + b": ", templates.header(value)) for name, value in headers.add)
         gone = [*headers.remove, *(name for name, _ in headers.add)]
         self.hidden = frozenset(environ_key(name) for name in gone)
+        self.authorizes = any(name.lower() == "authorization" for name, _ in headers.add)
         self.pattern = re.compile(rewrite.from_) if rewrite is not None else None
         self.replacement = templates.rewrite(rewrite.to, self.pattern) if rewrite is not None else ()
         self.keep = keep
@@ -221,7 +222,8 @@ cdef class Shaper:
             out.put(b"X-Request-Id: ", 14)
             put_str(request.request_id)
             end_line()
-        if target.authorization is not None and "HTTP_AUTHORIZATION" not in environ:
+        if target.authorization is not None and not self.authorizes \
+                and ("HTTP_AUTHORIZATION" not in environ or "HTTP_AUTHORIZATION" in hidden):
             out.put(b"Authorization: ", 15)
             put_str(target.authorization)
             end_line()

@@ -106,3 +106,31 @@ def test_a_trusted_proxys_fields_get_through_however_many_names_others_have_made
         assert head["X-Forwarded-For"] == "192.0.2.1"
 
     apart(attack)
+
+
+# -- the backend's account --------------------------------------------------------------------------------
+
+ACCOUNT = Target.parse("http://acme:secret@app1.internal:8000")
+BASIC = "Basic YWNtZTpzZWNyZXQ="
+
+
+@pytest.mark.parametrize(
+    ("client", "changes", "expected"),
+    [
+        (None, {}, BASIC),
+        ("Bearer theirs", {}, "Bearer theirs"),
+        ("Bearer theirs", {"remove": ("Authorization",)}, BASIC),
+        (None, {"remove": ("Authorization",)}, BASIC),
+        (None, {"add": (("Authorization", "Bearer ours"),)}, "Bearer ours"),
+        ("Bearer theirs", {"add": (("authorization", "Bearer ours"),)}, "Bearer ours"),
+    ],
+)
+def test_there_is_one_authorization(client: str | None, changes: dict[str, Any], expected: str) -> None:
+    assert sent(asked(HTTP_AUTHORIZATION=client), shaper(**changes), ACCOUNT)["Authorization"] == expected
+
+
+def test_an_account_stays_with_its_backend() -> None:
+    assert sent(asked())["Authorization"] is None
+    named = asked(HTTP_AUTHORIZATION="Bearer theirs", HTTP_CONNECTION="authorization")
+    assert sent(named)["Authorization"] is None
+    assert sent(named, target=ACCOUNT)["Authorization"] == BASIC
