@@ -7,7 +7,8 @@ Fields that concern one connection only (RFC 9110 7.6.1) stay behind, and so doe
 itself in X-Forwarded-* and Forwarded. docs/proxy.md is the promise kept here.
 
 Law: an environ in, bytes out. Every name is a token and every value has no control characters, whoever put it there; a
-value that can't be sent raises ValueError. Knows no socket, and of the backend only its Target.
+value that can't be sent raises ValueError, a path that a rewrite leads astray HTTPError. Knows no socket, and of the
+backend only its Target.
 """
 
 import re
@@ -59,6 +60,8 @@ cdef dict trusted_names = {}
 _PATH_SAFE = "/!$&'()*+,;=:@~-._"
 # Stands for an escaped slash: neither a byte of a path nor a text decoded from one is this character.
 _SLASH = "\ud800"
+_SLASHES = re.compile("//+")
+_DOTS = re.compile(r"/\.\.?(?:/|\Z)")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 
 out = Scratch()         # nothing that might switch greenlets runs while it is being filled
@@ -164,7 +167,10 @@ cdef class Shaper:
         return f"{base}{path}?{query}" if query else base + path
 
     def rewritten(self, str raw, str path):
-        """The route's `rewrite` of the path, escaped. It sees text, in which an escaped slash is no slash."""
+        """The route's `rewrite` of the path, escaped. It sees text, in which an escaped slash is no slash.
+
+        What it makes is normal again, as the path was: what stood before a group may make /../ of it.
+        """
         kept = with_slashes(raw, path)
         shown = kept if kept is not None else path
         text = shown if shown.isascii() else _SLASH.join(
@@ -175,6 +181,10 @@ cdef class Shaper:
         place = "".join([part if type(part) is str else found[part.number] or "" for part in self.replacement])
         if not place.startswith("/"):
             place = "/" + place
+        if "//" in place:
+            place = _SLASHES.sub("/", place)
+        if "/." in place.replace(_SLASH, "/") and _DOTS.search(place.replace(_SLASH, "/")):
+            raise HTTPError(400, "The path leads out of the place that it stands for.")
         return "%2F".join(
             quote(part.encode("utf-8", "surrogateescape"), safe=_PATH_SAFE) for part in place.split(_SLASH))
 

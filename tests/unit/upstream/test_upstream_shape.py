@@ -134,3 +134,46 @@ def test_an_account_stays_with_its_backend() -> None:
     named = asked(HTTP_AUTHORIZATION="Bearer theirs", HTTP_CONNECTION="authorization")
     assert sent(named)["Authorization"] is None
     assert sent(named, target=ACCOUNT)["Authorization"] == BASIC
+
+
+# -- where it leads ---------------------------------------------------------------------------------------
+
+
+def raw_request(raw: str, method: str = "GET") -> FakeRequest:
+    """A request with this target, as the engine would have it."""
+    head = parse_head(f"{method} {raw} HTTP/1.1\r\nHost: example.test\r\n\r\n".encode("latin-1"), 1 << 20)
+    assert head is not None
+    request = FakeRequest(head.path, method, "example.test", head.query, target=raw)
+    if head.path == raw:
+        request.environ["REQUEST_URI"] = request.environ["PATH_INFO"]
+    return request
+
+
+def leads(raw: str, rewrite: tuple[str, str] | None = None, base: str = "") -> str:
+    """The target sent for a target received."""
+    return shaper(rewrite=rewrite).target(raw_request(raw).environ, base)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["/static../secret", "/static..", "/static./x", "/static.", "/static..%2Fsecret", "/static%2E./x", "/static../"],
+)
+def test_a_rewrite_leads_to_no_other_place(raw: str) -> None:
+    with pytest.raises(HTTPError) as caught:
+        leads(raw, ("^/static(.*)$", r"/files/\1"))
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("/static/x", "/files/x"),  # no empty segment, which might be taken for the beginning of a host's name
+        ("/static.../x", "/files/.../x"),
+        ("/static.hidden", "/files/.hidden"),
+        ("/static%2F..x", "/files/%2F..x"),
+        ("/static", "/files/"),
+    ],
+)
+def test_what_a_rewrite_makes_is_normal(raw: str, expected: str) -> None:
+    assert leads(raw, ("^/static(.*)$", r"/files/\1")) == expected
+    assert leads(raw, ("^/static(.*)$", r"//files//\1")) == expected
