@@ -20,7 +20,7 @@ from libc.stdint cimport int64_t
 from acme_wsgi.config import templates
 from acme_wsgi.errors import HTTPError
 
-from acme_wsgi.http.grammar cimport is_field_value, is_token
+from acme_wsgi.http.grammar cimport CLASS, TARGET, TCHAR, is_field_value, is_token
 from acme_wsgi.http.writer cimport Scratch
 
 cdef extern from "Python.h":
@@ -104,6 +104,20 @@ cdef int put_str(object text) except -1:
     if not is_field_value(data, PyUnicode_GET_LENGTH(text)):
         raise ValueError(f"a control character in a field value: {text!a:.120}")
     return out.put(data, PyUnicode_GET_LENGTH(text))
+
+
+cdef int put_word(object text, int kind) except -1:
+    """A part of the request line: of characters of that kind only, or what follows is another part."""
+    cdef const unsigned char *data
+    cdef Py_ssize_t at, length
+    if not PyUnicode_CheckExact(text) or PyUnicode_KIND(text) != 1:
+        raise ValueError(f"not for a request line: {text!a:.120}")
+    data = <const unsigned char *>PyUnicode_DATA(text)
+    length = PyUnicode_GET_LENGTH(text)
+    for at in range(length + (length == 0)):      # an empty one ends in a NUL, which is of no kind
+        if not CLASS[data[at]] & kind:
+            raise ValueError(f"not for a request line: {text!a:.120}")
+    return out.put(<const char *>data, length)
 
 
 cdef inline int put_bytes(object data) except -1:
@@ -221,9 +235,9 @@ cdef class Shaper:
     cdef int put_all(self, request, dict environ, target, str line, hidden, str peer, int64_t length, bint upgrade,
                      bint expect) except -1:
         out.used = 0
-        put_str(request.method)
+        put_word(request.method, TCHAR)
         out.put(b" ", 1)
-        put_str(line)
+        put_word(line, TARGET)
         out.put(b" HTTP/1.1\r\n", 11)
         self.put_host(environ, target, hidden)
         put_fields(environ, hidden, peer is not None)
