@@ -36,6 +36,8 @@ EMPTY = Payload(0)
 # A server may insist on a length where a body is to be expected (RFC 9110 section 8.6).
 _SAY_NOTHING_COMES = frozenset(("POST", "PUT", "PATCH"))
 
+_CARRY_REQUESTS = frozenset(("h2c", "h2", "h3", "http", "tls", ""))
+
 
 def payload_of(dict environ not None, str method not None, double tunnel_idle):
     """The body of a request; a small one is read, which waits for nothing unless the client expects a 100."""
@@ -57,7 +59,13 @@ def payload_of(dict environ not None, str method not None, double tunnel_idle):
 
 
 cdef bint wants_upgrade(dict environ) except? True:
-    """RFC 9110 section 7.8: an Upgrade counts only if Connection names it, and in HTTP/1.1."""
+    """RFC 9110 section 7.8: an Upgrade counts only if Connection names it, and in HTTP/1.1.
+
+    One to HTTP doesn't count: in the tunnel the client could ask for what no route gives it.
+    """
     options = environ.get("HTTP_CONNECTION", "").lower()
     named = any(option.strip() == "upgrade" for option in options.split(","))
-    return named and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
+    if not named or environ["SERVER_PROTOCOL"] != "HTTP/1.1":
+        return False
+    wanted = environ["HTTP_UPGRADE"].lower().split(",")
+    return not any(protocol.partition("/")[0].strip() in _CARRY_REQUESTS for protocol in wanted)
