@@ -120,7 +120,7 @@ class Forwarder:
         try:
             response = exchange.run(request, self.shaper, payload, not again)
         except BackendError as error:
-            response, cookie = self._retry(request, payload, exchange, error, again)
+            response, cookie = self._retry(request, payload, exchange, error, again, cookie)
         if cookie:
             response.headers = balancer.seal(list(response.headers), cookie)
         return response
@@ -134,17 +134,21 @@ class Forwarder:
         failed: Exchange,
         error: BackendError,
         again: bool,
+        cookie: str,
     ) -> tuple[Response, str]:
         """Try once more, as often as that may be; raises the last BackendError if it may not."""
         tried, attempt = 0, 1
         while True:
             _tell(failed, error, request)
-            tried |= 1 << failed.lane.member
+            if not failed.stale and failed.lane.group is self.balancer.group:
+                tried |= 1 << failed.lane.member
             if attempt >= TRIES or not self._may(failed, error, again):
                 return self._give_up(error)
             if attempt > 1:
                 gevent.sleep(backoff(attempt))
-            lane, cookie = self._other(request.environ, tried, again, error)
+            lane: Lane | None = failed.lane
+            if not failed.stale:  # else nothing is wrong with it, and it may be the visitor's own
+                lane, cookie = self._other(request.environ, tried, again, error)
             if lane is None:
                 return self._give_up(error)
             attempt += 1
