@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import ssl
 import time
+from collections.abc import Callable
 
 import gevent
 
-from acme_wsgi.errors import AcmeError, BackendError
+from acme_wsgi.errors import AcmeError
 from acme_wsgi.reactor import current
 from acme_wsgi.upstream.balancer import Balancer, Departing
 from acme_wsgi.upstream.exchange import Lane, Patience
@@ -111,7 +112,8 @@ class Service:
                 self.board, checked, self._probe, self.upstreams.pid, self.upstreams.generation
             )
             self._tasks.append(gevent.spawn(self._checker.run))
-        self._tasks.append(gevent.spawn(self._tend))
+        # Two of them: a backend that takes no connections must not hold up what ends others.
+        self._tasks += [gevent.spawn(self._tend, self._tidy_all), gevent.spawn(self._tend, self._warm_all)]
 
     def stop(self) -> None:
         """The worker drains: no more checks, no idle connections. What is under way goes on."""
@@ -129,15 +131,15 @@ class Service:
 
     # -- now and then ----------
 
-    def _tend(self) -> None:
+    def _tend(self, work: Callable[[], None]) -> None:
         while True:
             try:
-                self._tend_once()
+                work()
             except Exception:
                 log.exception("tending the connections to backends failed")
             gevent.sleep(ROUND)
 
-    def _tend_once(self) -> None:
+    def _tidy_all(self) -> None:
         now = time.monotonic_ns()
         for key, shelf in list(self._shelves.items()):
             shelf.tidy(now)
@@ -150,7 +152,11 @@ class Service:
                         shelf.target.shown, len(shelf.busy),
                     )  # fmt: skip
                     shelf.cut()
-            elif shelf.peer.state() in ("up", "slow-start"):
+
+    def _warm_all(self) -> None:
+        for key in list(self._drained):  # members: nobody new comes to those that a reload has taken out
+            shelf = self._shelves[key]
+            if not shelf.peer.draining_since and shelf.peer.state() in ("up", "slow-start"):
                 self._warm(shelf)
 
     def _warm(self, shelf: Shelf) -> None:
@@ -158,6 +164,6 @@ class Service:
             try:
                 if not shelf.warm(int(_CONNECT * 1e9)):
                     return
-            except (BackendError, AcmeError) as error:
+            except (AcmeError, OSError) as error:
                 log.debug("backend %s: no connection to be kept warm: %s", shelf.target.shown, error)
                 return

@@ -75,10 +75,11 @@ def made(*sets: str, before: Sequence[str] = (), key: bytes = KEY) -> Made:
     :param before: settings of the generation that this one follows
     """
     board = Board(2)
-    plans = {}
+    plans: dict[int, GroupPlan] = {}
     for settings in (before, sets):
         if settings:
-            config = load([], {}, [ROUTE, *settings])
+            routed = any(setting.startswith("routes=") for setting in settings)
+            config = load([], {}, settings if routed else [ROUTE, *settings])
             plans = plan.follow(plan.plan(config), plans.values(), time.monotonic_ns())
             plan.enrol(board, plans)
     upstreams = Upstreams(board, plans, config.server.connection_pool, 0, key, 1)
