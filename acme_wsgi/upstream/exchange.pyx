@@ -145,7 +145,11 @@ cdef class Exchange:
         cdef Link link = self.link
         cdef size_t sent
         cdef ssize_t taken
-        shaper.write(request, self.lane.target, payload.length, payload.upgrade, payload.expect)
+        try:
+            shaper.write(request, self.lane.target, payload.length, payload.upgrade, payload.expect)
+        except Exception:
+            self.end(-1, True)            # nothing of it was sent
+            raise
         if data is not None:
             out.put(PyBytes_AS_STRING(data), len(data))
         taken = link.give(out.data, out.used)

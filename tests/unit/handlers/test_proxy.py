@@ -18,6 +18,8 @@ from acme_wsgi.http.writer import Response
 from acme_wsgi.upstream.exchange import Exchange, Lane, Patience
 from acme_wsgi.upstream.payload import WHOLE, Payload
 from acme_wsgi.upstream.pool import PoolFull
+from tests.rogue import Rogue
+from tests.unit.engine_harness import Rig, in_engine
 from tests.unit.upstream.services import HOSTS, ROUTE, STICKY, THREE, Made, made, urls
 
 Outcome = BaseException | Response
@@ -540,3 +542,82 @@ def test_what_stands_in_for_an_attempt_is_like_one() -> None:
     real = Exchange(lane, Patience(1, 1, 1, 1, None))
     assert (real.lane, real.until_ns, real.stale) == (lane, 0, False)
     assert Exchange(lane, Patience(1, 1, 1, 1, 1)).until_ns > 0
+
+
+# -- with real attempts -----------------------------------------------------------------------------------
+
+
+def served(rig: Rig, *sets: str) -> Made:
+    """The rig's requests go to a proxy route."""
+    backends = made(*sets)
+    rig.dispatch = proxy.build(backends.config.routes[0], backends.context())
+    return backends
+
+
+def done(rig: Rig, backends: Made) -> None:
+    backends.service.stop()
+    rig.until(lambda: not backends.service.pool.open, "no connection")
+
+
+@in_engine()
+def test_a_request_that_cannot_be_sent_costs_no_connection(rig: Rig) -> None:
+    rewritten = "routes=[{path: '/*', type: proxy, rewrite: {from: '^/static(.*)$', to: '/files/\\1'}}]"
+    with Rogue() as rogue:
+        backends = served(rig, urls(rogue.url), rewritten)
+        with rig.connect() as wire:
+            assert wire.request("/static/a").body == b"/files/a"
+            for _ in range(3):
+                assert wire.request("/static../secret").status == 400
+                assert backends.service.pool.open == 1
+            assert wire.request("/static/b").body == b"/files/b"
+        assert len(rogue.connections) == 1 and [one.target for one in rogue.requests] == [
+            "/files/a",
+            "/files/b",
+        ]
+        done(rig, backends)
+        assert backends.peer(0).snapshot()["failures"] == backends.peer(0).snapshot()["active"] == 0
+
+
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: evil.test\r\n\r\n"
+LENGTH = f"Content-Length: {len(SMUGGLED)}"
+PIECE = f"\r\n{len(SMUGGLED):x}"
+
+REFUSED = [
+    ("POST /a HTTP/1.1", LENGTH, "Transfer-Encoding: chunked"),
+    ("POST /a HTTP/1.1", "Transfer-Encoding: chunked, chunked"),
+    ("POST /a HTTP/1.1", "Transfer-Encoding: chunked", "Transfer-Encoding: identity"),
+    ("POST /a HTTP/1.1", "Transfer-Encoding: xchunked"),
+    ("POST /a HTTP/1.1", "Transfer-Encoding : chunked"),
+    ("POST /a HTTP/1.1", "Content-Length: +3"),
+    ("POST /a HTTP/1.1", "Content-Length: 3, 3"),
+    ("POST /a HTTP/1.1", "Content-Length: 3", LENGTH),
+    ("GET /a HTTP/1.1", "X: 1\rY: 2", LENGTH),
+    ("GET /a HTTP/1.1", "X: 1", " folded", LENGTH),
+    ("GET /a b HTTP/1.1", LENGTH),
+]
+PASSED_ON = [
+    ("POST /a HTTP/1.1", LENGTH),
+    ("POST /a HTTP/1.1", "Content_Length: 3", LENGTH),
+    ("POST /a HTTP/1.1", "Connection: content-length", LENGTH),
+    ("POST /a HTTP/1.1", "Connection: transfer-encoding", "Transfer-Encoding: chunked", PIECE),
+    ("GET /a HTTP/1.1", "Connection: Upgrade", "Upgrade: h2c", LENGTH),
+    ("GET /a%0d%0a%0d%0aGET%20/smuggled HTTP/1.1", LENGTH),
+    ("HEAD /a HTTP/1.1", LENGTH),
+    ("GET /a HTTP/1.0", "Connection: keep-alive", LENGTH),
+]
+
+
+@in_engine()
+def test_nothing_that_a_client_writes_becomes_a_second_request(rig: Rig) -> None:
+    with Rogue() as rogue:
+        backends = served(rig, urls(rogue.url))
+        for line, *fields in (*REFUSED, *PASSED_ON):
+            with rig.connect() as wire:
+                head = "\r\n".join([line, "Host: a", *fields, *[""] * (2 - (PIECE in fields))])
+                wire.send(head.encode(), SMUGGLED, b"\r\n0\r\n\r\nnonsense\r\n\r\n")
+                wire.rest()
+        assert len(rogue.requests) == len(PASSED_ON)
+        assert {one.target for one in rogue.requests} == {"/a", "/a%0D%0A%0D%0AGET%20/smuggled"}
+        assert all(one.body in (b"", SMUGGLED) for one in rogue.requests)
+        rogue.check()
+        done(rig, backends)
