@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 TRIES = 3
 """Attempts at one request in all."""
 
-IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"))
+IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 """Methods that may be sent again after bytes were sent (RFC 9110 section 9.2.2)."""
 
 _RETRY_AFTER = ("Retry-After", "5")
@@ -103,6 +103,9 @@ class Forwarder:
     def handle(self, request: Request) -> Response:
         """Answer a request by the answer of a backend."""
         balancer = self.balancer
+        if request.method == "TRACE":
+            # A backend would answer the whole request: the account of its URL, and what the route adds.
+            raise HTTPError(501, "TRACE is not passed on to the servers behind this one.")
         request.set_timeout(_OWN_CLOCK)
         payload = payload_of(request.environ, request.method, self.tunnel_idle)
         again = request.method in IDEMPOTENT and payload.data is not None

@@ -160,7 +160,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "expected": {"CONTENT_LENGTH": "100", "HTTP_EXPECT": "100-continue"},
 }
 WHOLE_BODIES = ("none", "small", "chunks")
-REPEATABLE = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE")
+REPEATABLE = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
 
 ALWAYS, WHERE_REPEATABLE, NEVER = range(3)
 FAILURES = [
@@ -207,6 +207,12 @@ def test_a_success_is_asked_for_once(site: Sites) -> None:
     assert receive(response).body == b"hello" and field(response, "Set-Cookie") is None
     assert len(here.attempts) == 1 and not here.slept
     assert [here.backends.peer(member).snapshot()["retries"] for member in range(3)] == [0, 0, 0]
+
+
+def test_a_trace_would_show_the_client_what_is_secret(site: Sites) -> None:
+    here = site(ok)
+    assert here.error("TRACE").status == 501
+    assert not here.attempts.lanes
 
 
 def test_an_error_of_the_backends_own_is_an_answer(site: Sites) -> None:
