@@ -107,6 +107,8 @@ cdef class Channel:
         """
         if what & WAIT_READ and self.readable:
             return 0                      # that edge came while the greenlet waited for something else
+        if self.fd < 0:
+            return 0                      # it was closed meanwhile: no event would ever come
         if self.waiting:
             raise RuntimeError("another greenlet already waits for this connection")
         self.waiting = <uint8_t>what

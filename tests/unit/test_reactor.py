@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from acme_wsgi.errors import BackendError
 from acme_wsgi.http.writer import Response
 from tests.unit.engine_harness import OK, Rig, dialled, in_engine
 from tests.wire import DEADLINE
@@ -259,3 +260,23 @@ def test_the_tick_gets_finer_and_never_coarser(rig: Rig) -> None:
     rig.engine.need_tick(0.0001)
     rig.engine.need_tick(10)
     assert rig.engine.tick_seconds == 0.02
+
+
+@in_engine()
+def test_nobody_waits_on_what_was_closed(rig: Rig) -> None:
+    """When a client leaves, its backend's connection is closed, wherever the greenlet is just then."""
+    import gevent
+
+    from acme_wsgi.upstream.link import Link
+
+    link = Link()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        link.connect(socket.AF_INET, listener.getsockname(), time.monotonic_ns() + 10**9)
+        other = listener.accept()[0]
+    link.begin()
+    other.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert link.read_head(False, time.monotonic_ns() + 10**9)[0] == "200 OK"
+    link.close()
+    with gevent.Timeout(5), pytest.raises(BackendError):
+        link.read_piece(time.monotonic_ns() + 10**9)
+    other.close()
