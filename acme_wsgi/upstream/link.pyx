@@ -130,6 +130,15 @@ cdef class Link(Stream):
         except OSError as error:
             raise BackendError.broke_off(str(error), self.answered) from None
 
+    cdef int push(self) except -1:
+        """As flush: 1 = all has left, 0 = no room now."""
+        try:
+            return self.flush()
+        except ClientDisconnected:
+            raise BackendError.broke_off("it closed the connection", self.answered) from None
+        except OSError as error:
+            raise BackendError.broke_off(str(error), self.answered) from None
+
     cdef int more(self, int64_t deadline) except -1:
         """Read what has come into the buffer, waiting until something has. 0 at the backend's end, else 1."""
         cdef ssize_t got
@@ -164,7 +173,7 @@ cdef class Link(Stream):
                 continue
             data += taken
             length -= taken
-        while not self.flush():
+        while not self.push():
             self.await_room(deadline)
         return 0
 

@@ -16,7 +16,7 @@ from libc.stdint cimport int64_t
 
 from acme_wsgi.errors import BackendError
 
-from acme_wsgi.reactor cimport WAIT_READ
+from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE
 from acme_wsgi.stream cimport Stream
 
 cdef extern from "Python.h":
@@ -111,7 +111,6 @@ cdef class TLSLink(Link):
             Stream.end_output(self)
         return 1
 
-
     cdef int end_output(self) except -1:
         """Say goodbye (RFC 8446 6.1); the socket's own end follows once that has left."""
         try:
@@ -123,37 +122,34 @@ cdef class TLSLink(Link):
         return 0
 
     def deliver(self, int64_t deadline_ns):
-        """Wait until everything encrypted has left."""
+        """Send all that the handshake has made. Raises TimeoutError, and another OSError when the other side has gone."""
         while not self.flush():
-            self.await_room(deadline_ns)
+            self.wait_until(WAIT_WRITE, deadline_ns)
 
     def await_bytes(self, int64_t deadline_ns):
-        """Wait for bytes of the handshake; raises BackendError when they don't come."""
-        try:
-            while self.pull() < 0:
-                self.await_connecting(deadline_ns)
-        except OSError as error:
-            raise BackendError.unreachable(f"it broke off the TLS handshake: {error}") from None
-
-    def await_connecting(self, int64_t deadline_ns):
-        try:
+        """Wait for bytes of the handshake; raises as `deliver` does."""
+        while self.pull() < 0:
             self.wait_until(WAIT_READ, deadline_ns)
-        except TimeoutError:
-            raise BackendError.slow("its TLS handshake took too long", connecting=True) from None
 
 
 def handshake(TLSLink link not None, int64_t deadline_ns):
     """Agree on keys and check the certificate, until `deadline_ns` (CLOCK_MONOTONIC). Raises BackendError."""
-    while True:
-        try:
-            link.tls.do_handshake()
-        except ssl.SSLWantReadError:
+    cdef bint agreed = False
+    try:
+        while not agreed:
+            try:
+                link.tls.do_handshake()
+                agreed = True
+            except ssl.SSLWantReadError:
+                pass
             link.deliver(deadline_ns)
-            link.await_bytes(deadline_ns)
-        except ssl.SSLCertVerificationError as error:
-            raise BackendError.unreachable(f"its certificate can't be trusted: {error.verify_message}") from None
-        except ssl.SSLError as error:
-            raise BackendError.unreachable(f"TLS failed: {error.reason or error}") from None
-        else:
-            link.deliver(deadline_ns)
-            return
+            if not agreed:
+                link.await_bytes(deadline_ns)
+    except ssl.SSLCertVerificationError as error:
+        raise BackendError.unreachable(f"its certificate can't be trusted: {error.verify_message}") from None
+    except ssl.SSLError as error:
+        raise BackendError.unreachable(f"TLS failed: {error.reason or error}") from None
+    except TimeoutError:
+        raise BackendError.slow("its TLS handshake took too long", connecting=True) from None
+    except OSError as error:
+        raise BackendError.unreachable(f"it broke off the TLS handshake: {error}") from None

@@ -5,9 +5,14 @@ Real backends (nginx, gunicorn) beside rogues. Memory is the worker's, sampled w
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import ssl
+import struct
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 
 import pytest
@@ -358,6 +363,68 @@ def test_a_tls_backend_that_ends_without_saying_so_has_cut_its_body(
         rogue.release("seen")
         assert not wire.rest().endswith(b"0\r\n\r\n")
     assert proxy.get("/next").text == "/next"
+
+
+def test_a_tls_backend_that_resets_amid_the_handshake_is_a_502(acme: Launcher, backends: Backends) -> None:
+    authority = backends.authority()
+    context = authority.context("localhost")
+
+    def serve(listener: socket.socket) -> None:
+        """Its part of the handshake, and a reset in place of waiting for the other one's."""
+        with contextlib.suppress(OSError):  # the listener was shut
+            while True:
+                with listener.accept()[0] as sock:
+                    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+                    tls = context.wrap_bio(incoming, outgoing, server_side=True)
+                    incoming.write(sock.recv(65536))
+                    with contextlib.suppress(ssl.SSLWantReadError):
+                        tls.do_handshake()
+                    sock.sendall(outgoing.read())
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://localhost:{listener.getsockname()[1]}"
+        serving = threading.Thread(target=serve, args=(listener,), daemon=True)
+        serving.start()
+        proxy = acme(config(url), env={"SSL_CERT_FILE": str(authority.bundle)})
+        assert {proxy.get("/").status for _ in range(10)} == {502}
+        listener.shutdown(socket.SHUT_RDWR)
+        serving.join()
+
+
+def test_a_tls_backend_that_resets_amid_an_upload_is_a_502(acme: Launcher, backends: Backends) -> None:
+    """Wherever in its records each of the uploads stands just then."""
+
+    def resets(c: Conversation) -> None:
+        c.wait("reset")
+        c.reset()
+
+    authority = backends.authority()
+    rogue = backends.rogue({"resets": resets}, context=authority.context("localhost"))
+    proxy = acme(
+        config(f"https://localhost:{rogue.port}", server={"max_body_size": "1GB"}),
+        env={"SSL_CERT_FILE": str(authority.bundle)},
+    )
+
+    def upload(number: int) -> int:
+        size = 40 * MB + number * 5000
+        head = b"POST /script/resets HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size
+        with proxy.connect() as wire:
+            sending = threading.Thread(target=send, args=(wire.send(head), size))
+            sending.start()
+            status = wire.reply().status
+        sending.join()
+        return status
+
+    def send(wire: Wire, size: int) -> None:
+        with contextlib.suppress(OSError):  # the refusal may come amid it
+            wire.sock.sendall(bytes(size))
+
+    with ThreadPoolExecutor(12) as pool:
+        statuses = pool.map(upload, range(12))
+        wait_until(lambda: len(rogue.asked("resets")) == 12, "all are under way")
+        rogue.release("reset")
+        assert set(statuses) == {502}
 
 
 def test_a_backend_on_a_unix_socket(acme: Launcher, backends: Backends) -> None:
