@@ -84,6 +84,11 @@ def elements(forwarded: str) -> list[dict[str, str]]:
     ]
 
 
+def clients(server: Server) -> int:
+    """How many are connected, by what the server says."""
+    return sum(worker["connections"] for worker in server.status()["workers"])
+
+
 def slow_client(server: Server, request: bytes) -> Wire:
     """Sends a request and reads nothing yet, with a receive buffer as small as can be."""
     sock = socket.socket()

@@ -22,7 +22,7 @@ from acme_wsgi.http.writer cimport Response, Tunnel
 from acme_wsgi.upstream.board cimport Group
 from acme_wsgi.upstream.link cimport Link
 from acme_wsgi.upstream.payload cimport Payload
-from acme_wsgi.upstream.pool cimport Shelf
+from acme_wsgi.upstream.pool cimport Place, Shelf
 from acme_wsgi.upstream.shape cimport Shaper, out
 
 log = logging.getLogger("acme.upstream")
@@ -87,6 +87,7 @@ cdef class Exchange:
     cdef readonly Lane lane
     cdef Patience patience
     cdef Link link
+    cdef Place place             # in the line for that
     cdef int64_t begun_ns
     cdef readonly int64_t until_ns        # of the whole, over all attempts (CLOCK_MONOTONIC); 0 = no limit
     cdef str request_id
@@ -124,10 +125,11 @@ cdef class Exchange:
         self.request_id = request.request_id
         request.on_leave = self.leave
         self.begun_ns = monotonic_ns()
+        self.place = Place()
         lane.group.begin(lane.member, lane.slot)
         try:
             self.link = lane.shelf.acquire(
-                self.deadline(self.patience.queue_ns), self.patience.connect_ns, certain, fresh)
+                self.deadline(self.patience.queue_ns), self.patience.connect_ns, certain, fresh, self.place)
             if self.left:
                 raise ClientDisconnected("the client went away while its request waited for a backend")
             self.send(request, shaper, payload)
@@ -302,6 +304,8 @@ cdef class Exchange:
         self.left = True
         if self.link is not None:
             self.link.abort()
+        elif self.place is not None:
+            self.place.leave()
 
     cdef int fail(self, error) except -1:
         """It is the backend's failure, unless it had closed the connection before it could know of the request."""

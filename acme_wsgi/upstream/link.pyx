@@ -458,7 +458,7 @@ cdef class Link(Stream):
         self.resting = 1
         if self.readable and not self.still_fresh():
             return False
-        return not (self.ended or self.hung_up)
+        return self.fd >= 0 and not (self.ended or self.hung_up)
 
     cpdef bint usable(self, bint certain) except? True:
         """Is the resting connection still good? With `certain`, the kernel is asked; else only what is known counts."""

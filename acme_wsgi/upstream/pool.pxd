@@ -5,6 +5,12 @@ from libc.stdint cimport int64_t
 from acme_wsgi.upstream.link cimport Link
 
 
+cdef class Place:
+    cdef Pool pool
+    cdef readonly Shelf shelf
+    cdef readonly object turn            # gevent.event.AsyncResult: a Link, or None
+
+
 cdef class Pool:
     cdef readonly long limit             # most connections, all backends together
     cdef readonly long waiting_limit     # most requests that wait for one
@@ -13,8 +19,11 @@ cdef class Pool:
     cdef readonly long min_idle
     cdef readonly int slot               # of this worker on the Board
     cdef readonly long open              # connections, those that are being made included
-    cdef object waiters
+    cdef object waiters                  # Places, who waits for longest comes first
     cdef readonly list shelves
+
+    cdef Link wait_in_line(self, Shelf shelf, Place place, int64_t deadline_ns)
+    cdef Place first_in_line(self)
 
 
 cdef class Shelf:
@@ -26,6 +35,6 @@ cdef class Shelf:
     cdef readonly list idle              # the one used last comes last
     cdef readonly set busy
 
-    cpdef Link acquire(self, int64_t queue_deadline_ns, int64_t connect_ns, bint certain, bint fresh=*)
+    cpdef Link acquire(self, int64_t queue_deadline_ns, int64_t connect_ns, bint certain, bint fresh=*, Place place=*)
     cdef Link take(self, Link link)
     cpdef int release(self, Link link, bint reusable) except -1

@@ -10,12 +10,12 @@ waits is served in the order of coming, whatever the backend.
 
 import logging
 import socket
-from collections import deque
+from collections import OrderedDict
 
 import gevent
 from gevent.event import AsyncResult
 
-from acme_wsgi.errors import BackendError, HTTPError
+from acme_wsgi.errors import BackendError, ClientDisconnected, HTTPError
 
 from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.upstream.link cimport Link
@@ -34,6 +34,16 @@ class PoolFull(HTTPError):
         super().__init__(503, "The servers behind this one are busy.", headers=[("Retry-After", "1")])
 
 
+cdef class Place:
+    """A request's in the line for a connection; it has one only while it waits."""
+
+    def leave(self):
+        """Its client has gone: others go on in its place. Does nothing for one who doesn't wait."""
+        if self.pool is not None and self in self.pool.waiters:
+            del self.pool.waiters[self]
+            self.turn.set_exception(ClientDisconnected("the client went away while its request waited for a backend"))
+
+
 cdef class Pool:
     """What `server.connection_pool` says, and the connections of all shelves together.
 
@@ -47,7 +57,7 @@ cdef class Pool:
         self.min_idle = settings.min_idle if self.reuse else 0
         self.slot = slot
         self.waiting_limit = waiting_limit
-        self.waiters = deque()
+        self.waiters = OrderedDict()
         self.shelves = []
 
     @property
@@ -69,23 +79,26 @@ cdef class Pool:
         (<Link>oldest.idle[0]).close()
         return True
 
-    def wait_in_line(self, shelf, int64_t deadline_ns):
+    cdef Link wait_in_line(self, Shelf shelf, Place place, int64_t deadline_ns):
         """Wait for a turn: a connection to this very backend, or None, which is the right to make one."""
         if len(self.waiters) >= self.waiting_limit:
             raise PoolFull
-        turn = AsyncResult()
-        place = (turn, shelf)
-        self.waiters.append(place)
+        place.pool, place.shelf, place.turn = self, shelf, AsyncResult()
+        self.waiters[place] = None
         try:
-            return turn.get(timeout=max(0.0, (deadline_ns - monotonic_ns()) * 1e-9))
+            return place.turn.get(timeout=max(0.0, (deadline_ns - monotonic_ns()) * 1e-9))
         except BaseException as error:
-            if turn.ready():               # it came in the very moment in which we gave up
-                self.pass_on(turn.value)
+            if place.turn.successful():    # it came in the very moment in which we gave up
+                self.pass_on(place.turn.value)
             else:
-                self.waiters.remove(place)
+                self.waiters.pop(place, None)
             if isinstance(error, gevent.Timeout):
                 raise PoolFull from None
             raise
+
+    cdef Place first_in_line(self):
+        """Who has waited for longest; waits no more."""
+        return <Place>self.waiters.popitem(last=False)[0]
 
     def pass_on(self, Link link):
         """A turn that nobody took."""
@@ -98,9 +111,8 @@ cdef class Pool:
     def next_turn(self):
         """There is room for one more: who waits for longest may connect."""
         if self.waiters and self.open < self.limit:
-            turn, _ = self.waiters.popleft()
             self.open += 1
-            turn.set(None)
+            self.first_in_line().turn.set(None)
 
 
 cdef class Shelf:
@@ -122,12 +134,13 @@ cdef class Shelf:
 
     # ---- for a request ----------------------------------------------------------------------------
 
-    cpdef Link acquire(self, int64_t queue_deadline_ns, int64_t connect_ns, bint certain, bint fresh=False):
+    cpdef Link acquire(self, int64_t queue_deadline_ns, int64_t connect_ns, bint certain, bint fresh=False,
+                       Place place=None):
         """A connection, an idle one if there is any.
 
         queue_deadline_ns: until then it waits at the limit. connect_ns: how long connecting may take. certain: an idle
-        connection is looked at once more before it is used. fresh: a new one, even where one is idle. Raises PoolFull,
-        BackendError.
+        connection is looked at once more before it is used. fresh: a new one, even where one is idle. place: by which it
+        can leave the line. Raises PoolFull, BackendError; ClientDisconnected for who has left.
         """
         cdef Link link
         cdef Pool pool = self.pool
@@ -136,12 +149,13 @@ cdef class Shelf:
             if link.usable(certain):
                 return self.take(link)
             link.close()
-        if pool.open >= pool.limit or pool.waiters:
-            if pool.waiters or not pool.make_room():
-                link = pool.wait_in_line(self, queue_deadline_ns)
-                if link is not None:
-                    return self.take(link)
+        while pool.waiters or pool.open >= pool.limit and not pool.make_room():
+            link = pool.wait_in_line(self, place if place is not None else Place(), queue_deadline_ns)
+            if link is None:
                 return self.take(self.connect(connect_ns))
+            if link.usable(False):
+                return self.take(link)
+            link.close()                  # it ended on its way to us
         pool.open += 1
         return self.take(self.connect(connect_ns))
 
@@ -207,12 +221,11 @@ cdef class Shelf:
             link.close()
             return 0
         if pool.waiters:
-            turn, shelf = pool.waiters[0]
-            if shelf is not self:
+            # The loop has had no time to hear what happened on it.
+            if (<Place>next(iter(pool.waiters))).shelf is self and link.usable(True):
+                pool.first_in_line().turn.set(link)
+            else:
                 link.close()              # which gives the first in line its turn
-                return 0
-            pool.waiters.popleft()
-            turn.set(link)
             return 0
         link.since = monotonic_ns()
         self.idle.append(link)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.backends import Backends, closing_all
 from tests.conversation import Conversation
-from tests.proxying import config, running, slow_client
+from tests.proxying import clients, config, running, slow_client
 from tests.rogue import Rogue, named, reply
 from tests.server import Launcher, Server, wait_until
 from tests.wire import Wire
@@ -221,6 +221,24 @@ def test_who_leaves_the_queue_is_not_sent(acme: Launcher, rogue: Rogue) -> None:
         assert holding.reply().status == 200
         own(holding, "/next")
     assert not rogue.asked("/leaves")
+
+
+def test_who_leaves_the_queue_costs_the_others_nothing(acme: Launcher, rogue: Rogue) -> None:
+    """Their turns are not taken, so that the one connection lives on."""
+    server = pooled(acme, rogue, max_per_worker=1)
+    with server.connect() as holding:
+        holding.send(get("/script/stalls?hold"))
+        wait_until(lambda: rogue.asked("?hold"), "the only connection is taken")
+        leaving = [server.connect().send(get(f"/leaves/{number}")) for number in range(5)]
+        wait_until(lambda: clients(server) == 6, "all are here")
+        for wire in leaving:
+            wire.close()
+        wait_until(lambda: clients(server) == 1, "and gone, with their requests")
+        rogue.release("/script/stalls?hold")
+        assert holding.reply().status == 200
+        own(holding, "/next")
+    assert not rogue.asked("/leaves")
+    assert len(rogue.connections) == 1
 
 
 def test_one_backend_cannot_have_all_that_another_needs(acme: Launcher, backends: Backends) -> None:
