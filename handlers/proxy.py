@@ -139,18 +139,22 @@ class Forwarder:
         again: bool,
         cookie: str,
     ) -> tuple[Response, str]:
-        """Try once more, as often as that may be; raises the last BackendError if it may not."""
+        """Try once more, as often as that may be; raises the last BackendError if it may not.
+
+        cookie: what goes with an answer of the backend that failed.
+        """
         tried, attempt = 0, 1
         while True:
             _tell(failed, error, request)
-            if not failed.stale and failed.lane.group is self.balancer.group:
+            if failed.lane.group is self.balancer.group:  # else a reload has taken it out: it has no bit
                 tried |= 1 << failed.lane.member
             if attempt >= TRIES or not self._may(failed, error, again):
                 return self._give_up(error)
             if attempt > 1:
                 gevent.sleep(backoff(attempt))
             lane: Lane | None = failed.lane
-            if not failed.stale:  # else nothing is wrong with it, and it may be the visitor's own
+            # A connection that was idle for too long is no reason to send a visitor elsewhere.
+            if not failed.stale or self.balancer.simple:
                 lane, cookie = self._other(request.environ, tried, again, error)
             if lane is None:
                 return self._give_up(error)

@@ -73,7 +73,7 @@ class Balancer:
         cookies = environ.get("HTTP_COOKIE", "")
         found = self._sticky.member(cookies, time.time()) if cookies else None
         if found is not None:
-            lane = self._kept(found[0], tried)
+            lane = self._kept(found[0], tried, may_try)
             if lane is not None:
                 return lane, self._seal(environ, found[0]) if found[1] else ""
         lane = self._pick(environ, tried, may_try)
@@ -102,7 +102,7 @@ class Balancer:
         member = self.group.pick(tried, place, may_try)
         return self.lanes[member] if member >= 0 else None
 
-    def _kept(self, member: int, tried: int) -> Lane | None:
+    def _kept(self, member: int, tried: int, may_try: bool) -> Lane | None:
         """The backend of a visitor's cookie, if it can still be used."""
         if member >= len(self.lanes):
             departing = self._departing[member - len(self.lanes)]
@@ -110,7 +110,8 @@ class Balancer:
             return departing.lane if usable and departing.lane.group.usable(0) else None
         if tried & 1 << member:
             return None
-        if self.group.usable(member):
+        # A pick among this one alone: if it may only be given one trial at a time, that is claimed here.
+        if self.group.pick(_MASK ^ 1 << member, 0, may_try) == member:
             return self.lanes[member]
         since = self.group.peer(member).draining_since
         if since and time.monotonic_ns() - since < self._patience_ns:

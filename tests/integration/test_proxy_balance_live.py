@@ -267,6 +267,25 @@ def test_a_visitor_moves_when_his_backend_dies(acme: Launcher, three: list[Rogue
     assert sorted(grown) == [0, 0, 5]
 
 
+def test_a_visitor_stays_when_an_idle_connection_has_ended(acme: Launcher, backends: Backends) -> None:
+    """The backend is well: it has closed what it took for idle, just as the next request came."""
+
+    def once(c: Conversation) -> None:
+        if len(c.requests) > 1:
+            c.close()
+        else:
+            named(c)
+
+    rogues = [backends.rogue(default=once) for _ in range(3)]
+    server = acme(sticky(*rogues))
+    given = cookie(server.get("/first"))
+    assert given is not None
+    mine = shares(rogues).index(1)
+    got = server.get("/second", headers=[f"Cookie: {given.partition(';')[0]}"])
+    assert got.text == "/second" and cookie(got) is None
+    assert [number for number in range(3) if rogues[number].requests] == [mine]
+
+
 def test_a_response_that_sets_the_cookie_is_private(acme: Launcher, backends: Backends) -> None:
     def public(c: Conversation) -> None:
         c.send(reply(b"page", "Cache-Control: public, s-maxage=600, max-age=600"))
