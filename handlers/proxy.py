@@ -159,7 +159,7 @@ class Forwarder:
             if lane is None:
                 return self._give_up(error)
             attempt += 1
-            lane.shelf.peer.count_retry()
+            failed.lane.shelf.peer.count_retry()
             exchange = Exchange(lane, self.patience, failed.until_ns)
             try:
                 # On a new connection: that an idle one breaks can happen to a request once.
