@@ -361,11 +361,17 @@ class _Orders:
 
 def _serve(task: Assignment, engine: Engine, service: Any, slot: Slot, orders: _Orders) -> None:
     """Serve until told to stop or orphaned, then let go of everything in the order that loses the least."""
+    pid = os.getpid()
     while not orders.stop:
         orders.wait(_ORPHAN_CHECK)
+        if os.getpid() != pid:
+            continue  # a process that the application forked runs its copy of our loop: it is no worker
         if os.getppid() != task.arbiter and not orders.stop:
             log.error("the arbiter (pid %d) is gone: stopping", task.arbiter)
             os.kill(os.getpid(), signal.SIGTERM)
+    if os.getpid() != pid:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
     slot.state = DRAINING
     if service is not None:
         service.stop()

@@ -172,6 +172,13 @@ class Checker(Generic[P]):
         self._wake.set()
         self._leave()
 
+    def forget(self) -> None:
+        """In a forked child: the checks are the parent's, and so is the say on the board."""
+        self._stopped = True
+        self._elected = False
+        for subject in self._subjects:
+            subject.running = None
+
     def _step(self) -> float:
         """Do what is due; returns the seconds until something else may be."""
         elected = self._board.elect(self._pid, self._generation)

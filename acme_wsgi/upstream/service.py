@@ -9,9 +9,9 @@ worker.
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 import time
-from collections.abc import Callable
 
 import gevent
 
@@ -48,6 +48,9 @@ class Service:
         self._shelves: dict[bytes, Shelf] = {}
         self._balancers: dict[tuple[object, ...], Balancer] = {}
         self._drained: dict[bytes, float] = {}  # peers -> seconds that their requests may go on once drained
+        self._warming: set[bytes] = set()  # peers to which connections are being made
+        self._cut: dict[bytes, int] = {}  # peers whose requests were cut -> since when they were drained then
+        self._forked = False
         self._finest = float("inf")
         self._context: ssl.SSLContext | None = None
         self._tasks: list[gevent.Greenlet] = []
@@ -112,8 +115,8 @@ class Service:
                 self.board, checked, self._probe, self.upstreams.pid, self.upstreams.generation
             )
             self._tasks.append(gevent.spawn(self._checker.run))
-        # Two of them: a backend that takes no connections must not hold up what ends others.
-        self._tasks += [gevent.spawn(self._tend, self._tidy_all), gevent.spawn(self._tend, self._warm_all)]
+        self._tasks.append(gevent.spawn(self._tend))
+        os.register_at_fork(after_in_child=self._leave_to_parent)
 
     def stop(self) -> None:
         """The worker drains: no more checks, no idle connections. What is under way goes on."""
@@ -125,21 +128,27 @@ class Service:
         for shelf in self._shelves.values():
             shelf.drop_idle()
 
+    def _leave_to_parent(self) -> None:
+        """In a process that the application forked: should its loop run, it must do nothing of ours."""
+        self._forked = True
+        if self._checker is not None:
+            self._checker.forget()
+
     def _probe(self, member: PeerPlan, timeout: float) -> tuple[bool, str]:
         shelf = self._shelves[member.key]
         return probe(shelf, member.check.path, timeout, member.strict)
 
     # -- now and then ----------
 
-    def _tend(self, work: Callable[[], None]) -> None:
-        while True:
+    def _tend(self) -> None:
+        while not self._forked:
             try:
-                work()
+                self._tend_once()
             except Exception:
                 log.exception("tending the connections to backends failed")
             gevent.sleep(ROUND)
 
-    def _tidy_all(self) -> None:
+    def _tend_once(self) -> None:
         now = time.monotonic_ns()
         for key, shelf in list(self._shelves.items()):
             shelf.tidy(now)
@@ -147,23 +156,32 @@ class Service:
             if since:
                 shelf.drop_idle()
                 if now - since > self._drained.get(key, 0.0) * 1e9 and shelf.busy:
-                    log.warning(
-                        "backend %s: its time is over, %d requests are cut",
-                        shelf.target.shown, len(shelf.busy),
-                    )  # fmt: skip
-                    shelf.cut()
+                    self._cut_off(key, shelf, since)
+            elif len(shelf.idle) < self.pool.min_idle and self._may_warm(key, shelf):
+                self._warming.add(key)
+                gevent.spawn(self._warm, key, shelf)
 
-    def _warm_all(self) -> None:
-        for key in list(self._drained):  # members: nobody new comes to those that a reload has taken out
-            shelf = self._shelves[key]
-            if not shelf.peer.draining_since and shelf.peer.state() in ("up", "slow-start"):
-                self._warm(shelf)
+    def _cut_off(self, key: bytes, shelf: Shelf, since: int) -> None:
+        if self._cut.get(key) != since:
+            self._cut[key] = since
+            log.warning(
+                "backend %s: its time is over, %d requests are cut", shelf.target.shown, len(shelf.busy)
+            )
+        shelf.cut()
 
-    def _warm(self, shelf: Shelf) -> None:
-        for _ in range(WARMING):
-            try:
-                if not shelf.warm(int(_CONNECT * 1e9)):
+    def _may_warm(self, key: bytes, shelf: Shelf) -> bool:
+        """Only those that are well and that new requests may go to, not who is leaving."""
+        return (
+            key in self._drained and key not in self._warming and shelf.peer.state() in ("up", "slow-start")
+        )
+
+    def _warm(self, key: bytes, shelf: Shelf) -> None:
+        """In a greenlet of its own: connecting may take long, and others are not to wait for it."""
+        try:
+            for _ in range(WARMING):
+                if not self._tasks or not shelf.warm(int(_CONNECT * 1e9)):
                     return
-            except (AcmeError, OSError) as error:
-                log.debug("backend %s: no connection to be kept warm: %s", shelf.target.shown, error)
-                return
+        except (AcmeError, OSError) as error:
+            log.debug("backend %s: no connection to be kept warm: %s", shelf.target.shown, error)
+        finally:
+            self._warming.discard(key)

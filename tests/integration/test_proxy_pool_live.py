@@ -143,6 +143,56 @@ def test_connections_are_kept_warm(acme: Launcher, rogue: Rogue) -> None:
     wait_until(lambda: len(rogue.open) == 3, "no more than three", 20)
 
 
+def test_warming_one_backend_holds_up_no_other(acme: Launcher, rogue: Rogue, backends: Backends) -> None:
+    """Surplus idle connections end in time, though another backend can't be connected to."""
+    pool = {"min_idle": 1, "idle_timeout": "300ms"}
+    configuration = config(rogue.url, server={"connection_pool": pool})
+    unreachable = {"path": "/unreachable/*", "type": "proxy", "backend": backends.unreachable().url}
+    configuration["routes"].insert(0, unreachable)
+    server = acme(configuration)
+    wires = [server.connect().send(get(f"/script/stalls?{number}")) for number in range(4)]
+    wait_until(lambda: len(rogue.asked("/script/stalls")) == 4, "four connections")
+    for number, wire in enumerate(wires):
+        rogue.release(f"/script/stalls?{number}")
+        assert wire.reply().status == 200
+        wire.close()
+    wait_until(lambda: len(rogue.open) == 1, "one is kept", 3)
+
+
+FORKING = """
+import os, signal, time
+
+def app(environ, start_response):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(5)
+        time.sleep(1.5)       # gevent's: the child's loop runs
+        os._exit(7)
+    text = b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    start_response("200 OK", [("Content-Length", str(len(text)))])
+    return [text]
+"""
+
+
+def test_a_process_that_an_application_forks_leaves_the_pool_alone(acme: Launcher, rogue: Rogue) -> None:
+    """Its loop runs past the time of idle connections, which are its parent's."""
+    server = acme(
+        {
+            "server": {"connection_pool": {"idle_timeout": "400ms"}},
+            "load_balancing": {"health_check": {"interval": "200ms", "timeout": "200ms"}},
+            "routes": [
+                {"path": "/fork", "type": "wsgi", "app": "forking:app"},
+                {"path": "/*", "type": "proxy", "backend": rogue.url},
+            ],
+        },
+        files={"forking.py": FORKING},
+    )
+    with server.connect() as wire:
+        own(wire, "/idle")
+        assert wire.request("/fork").text == "7", "the child came to its own end"
+        own(wire, "/next")
+
+
 # ------------------------------------------------------------------- limits and the queue
 
 

@@ -492,5 +492,19 @@ def test_a_greenlet_that_is_killed_resigns_too() -> None:
     assert site.board.resigned == [7]
 
 
+@in_loop
+def test_a_forked_child_checks_nothing_and_does_not_resign() -> None:
+    site = Site(1)
+    site.answer = lambda backend: (gevent.sleep(0.02), (False, "asked by nobody"))[1]
+    running = gevent.spawn(site.checker.run)
+    until(lambda: site.probed)
+    site.checker.forget()
+    running.join(5)
+    assert running.ready()
+    gevent.sleep(0.05)
+    assert site.entry().noted == [] and site.board.resigned == []
+    assert len(site.probed) == 1
+
+
 def _raise(error: Exception) -> tuple[bool, str]:
     raise error
