@@ -9,6 +9,7 @@ cdef class Ears:
     # Who hears of events on streams that are not its own.
     cdef void heard(self, Stream stream) noexcept
     cdef void parted(self, Stream stream, bint cut) noexcept
+    cdef void cut(self) noexcept
 
 
 cdef class Stream(Channel):

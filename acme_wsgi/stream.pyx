@@ -67,6 +67,9 @@ cdef class Ears:
     cdef void parted(self, Stream stream, bint cut) noexcept:
         """Whoever uses the stream has done with it: no more will be heard. `cut`: before its proper end."""
 
+    cdef void cut(self) noexcept:
+        """Make an end of it now, whatever the other streams still have."""
+
 
 cdef class Stream(Channel):
     """A connected socket in the reactor's care.

@@ -237,6 +237,10 @@ cdef class Pump(Ears):
         self.end(self.up.start < self.up.end or self.down.start < self.down.end)
         return 0
 
+    cdef void cut(self) noexcept:
+        if self.client is not None:
+            self.end(True)
+
     cdef void end(self, bint cut) noexcept:
         """The request is over, and so is all this."""
         cdef Answering client = self.client

@@ -488,11 +488,13 @@ cdef class Link(Stream):
         self.shelf = shelf
 
     def abort(self):
-        """Close it while somebody may be at work with it, who hears that it is broken."""
-        if self.ears is not None:
-            shutdown(self.fd, SHUT_RDWR)  # a tunnel ends by itself then
-        else:
+        """Close it while somebody may be at work with it, who hears that it is broken. A tunnel gets two calls for it."""
+        if self.ears is None:
             self.close_descriptor(False)
+        elif not self.ended:
+            shutdown(self.fd, SHUT_RDWR)  # it ends by itself then, if its client agrees
+        else:
+            self.ears.cut()
 
     def close(self):
         """The end of the connection. May be called twice."""
