@@ -20,7 +20,7 @@ import pytest
 from tests.backends import Backends, closing_all
 from tests.conversation import Conversation
 from tests.integration.test_uploads import MB, PIECE, Peak
-from tests.proxying import Told, config, running, slow_client
+from tests.proxying import Told, clients, config, running, slow_client
 from tests.rogue import Rogue, reply, tell
 from tests.server import Launcher, Server, wait_until
 from tests.wire import Wire
@@ -293,6 +293,27 @@ def test_a_backend_may_decline_an_upgrade(proxy: Server) -> None:
     with proxy.connect() as wire:
         assert wire.request("/script/named", headers=UPGRADE).text == "/script/named"
         assert wire.request("/script/named").status == 200
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket, H2C", "TLS/1.3", "HTTP/2.0"])
+def test_http_is_no_protocol_to_switch_to(proxy: Server, protocol: str) -> None:
+    """Requests in such a tunnel would pass by routes and limits."""
+    fields = ["Connection: Upgrade, HTTP2-Settings", f"Upgrade: {protocol}", "HTTP2-Settings: AAMAAABk"]
+    with proxy.connect() as wire:
+        told = Told(wire.request("/", headers=fields))
+    assert not told.has("Upgrade") and not told.has("Connection") and not told.has("HTTP2-Settings")
+
+
+def test_a_tunnel_ends_with_the_time_of_its_backend(acme: Launcher, backends: Backends) -> None:
+    """Also where the client doesn't take the hint, and with one line in the log."""
+    rogue = backends.rogue()
+    server = acme(config(rogue.url, load_balancing={"connection_draining": {"timeout": "300ms"}}))
+    with server.connect() as wire:
+        assert wire.request("/script/upgrade", headers=UPGRADE).status == 101
+        server.order("drain", {"url": rogue.url})
+        wait_until(lambda: clients(server) == 0, "it is cut")
+    assert not rogue.open
+    assert server.stderr.count("its time is over") == 1
 
 
 def test_bytes_behind_the_switch_are_not_lost(acme: Launcher, backends: Backends) -> None:
