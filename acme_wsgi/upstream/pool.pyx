@@ -8,6 +8,7 @@ Law: decides who gets which connection and when one ends. Nothing here knows HTT
 waits is served in the order of coming, whatever the backend.
 """
 
+import errno
 import logging
 import socket
 from collections import OrderedDict
@@ -27,8 +28,12 @@ WAITING_LIMIT = 100_000
 """Requests of one worker that may wait for a connection; more than clients can be connected, as it is delivered."""
 
 
+# What this machine has run out of.
+_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
+
+
 class PoolFull(HTTPError):
-    """No connection became free in time."""
+    """No connection became free in time, or none can be opened."""
 
     def __init__(self):
         super().__init__(503, "The servers behind this one are busy.", headers=[("Retry-After", "1")])
@@ -169,9 +174,13 @@ cdef class Shelf:
         cdef int64_t deadline = monotonic_ns() + connect_ns
         try:
             link = self.connect_alone(deadline)
-        except BaseException:
+        except BaseException as error:
             self.pool.open -= 1
             self.pool.next_turn()
+            if isinstance(error, OSError) and error.errno in _OURS:
+                # It is no fault of the backend's, nor one of the program's.
+                log.warning("backend %s: no connection can be opened: %s", self.target.shown, error.strerror)
+                raise PoolFull from None
             raise
         link.adopt(self)
         self.peer.add_connections(self.pool.slot, 1)
