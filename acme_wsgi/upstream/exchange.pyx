@@ -297,7 +297,7 @@ cdef class Exchange:
 
     def close(self):
         """The response has ended for the client, whole or not."""
-        self.end(1, False)
+        self.end(not self.failing, False)
 
     def leave(self):
         """The client has left: nobody waits for the answer any more."""

@@ -1,4 +1,4 @@
-"""A worker that has no descriptor left for a connection to a backend: the request is put off, nobody is blamed."""
+"""A worker without a descriptor for a connection to a backend: requests are put off, nobody is blamed."""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ def balancer_of(group: Group) -> Any:
 def visitor_of(balancer: Any, member: int) -> dict[str, str]:
     """A request of somebody who has this backend's cookie."""
     cookies = (balancer.choose({}, 0, False) for _ in range(10))
-    return next({"HTTP_COOKIE": cookie.partition(";")[0]} for lane, cookie in cookies if lane.member == member)
+    return next(
+        {"HTTP_COOKIE": cookie.partition(";")[0]} for lane, cookie in cookies if lane.member == member
+    )
 
 
 @in_loop
