@@ -9,16 +9,31 @@ list.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import h11
 
+from tests.unit.http import differences
 from tests.unit.http.corpus import MAX_FIELDS, MAX_SIZE
+from tests.unit.http.differences import (
+    BODY_LENGTH,
+    FIELD_LINES,
+    JUDGED_TRAILERS,
+    NO_SPACE_BEFORE_EXTENSIONS,
+    ONLY_CR_LF,
+    TWENTY_DIGITS,
+    Difference,
+    Headers,
+    contradiction,
+    explained,
+    first_unlike,
+    h11_body,
+    is_chunked,
+    lower_codings,
+    split,
+)
 from tests.unit.http.replies import Final, Outcome
-from tests.unit.http.second_opinion import BARE_LINE_END, CONTROL, TOKEN, is_chunked, is_length
-
-Headers = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,6 @@ def h11_opinion(raw: bytes, asked: str = "GET") -> Opinion:
     """What h11 makes of the replies to one request, when the connection ends behind them."""
     connection = _client(asked)
     interim: list[int] = []
-    body = b""
     try:
         connection.receive_data(raw)
         connection.receive_data(b"")
@@ -58,14 +72,9 @@ def h11_opinion(raw: bytes, asked: str = "GET") -> Opinion:
             if not isinstance(reply, h11.InformationalResponse):
                 return Opinion("waiting")
             interim.append(reply.status_code)
-        while isinstance(reply, h11.Response):
-            event = connection.next_event()
-            if isinstance(event, h11.Data):
-                body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                break
-            else:
-                return Opinion("waiting")
+        body = h11_body(connection) if isinstance(reply, h11.Response) else b""
+        if body is None:
+            return Opinion("waiting")
     except h11.RemoteProtocolError as error:
         # The end of the connection within a message is an error to it; to us the message isn't there yet.
         return Opinion("waiting" if re.search("closed connection|without sending", str(error)) else "refused")
@@ -76,7 +85,7 @@ def h11_opinion(raw: bytes, asked: str = "GET") -> Opinion:
         reply.status_code,
         reply.reason,
         reply.http_version,
-        _lower_codings(tuple(reply.headers.raw_items())),
+        lower_codings(tuple(reply.headers.raw_items())),
         body,
         len(raw) - len(connection.trailing_data[0]),
     )
@@ -86,32 +95,15 @@ def _is_switch(event: object) -> bool:
     return isinstance(event, h11.InformationalResponse) and event.status_code == 101
 
 
-def _lower_codings(headers: Headers) -> Headers:
-    """The fields with Transfer-Encoding in lower case: h11 reports it normalised, we report it as sent."""
-    return tuple(
-        (name, value.lower() if name.lower() == b"transfer-encoding" else value) for name, value in headers
-    )
-
-
 # ------------------------------------------------------------------- the bytes, read by other means
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(differences.Text):
     """The first head that isn't a good interim reply's, split naively, for the predicates below."""
 
-    raw: bytes
-    head: bytes
-    line: bytes
     status: int  # -1: none
-    lines: tuple[bytes, ...]
-    fields: Headers
-    rest: bytes
     bodiless: bool
-
-    def values(self, name: bytes) -> list[bytes]:
-        """The values of all lines of that name."""
-        return [value for key, value in self.fields if key.lower() == name]
 
 
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] (?P<status>[1-5][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
@@ -120,20 +112,14 @@ STATUS_LINE = re.compile(rb"HTTP/1\.[01] (?P<status>[1-5][0-9]{2})(?: [\t\x20-\x
 def read(raw: bytes, asked: str = "GET") -> Text:
     """Split what a backend sent at its line ends; what is malformed lands anywhere."""
     while True:
-        head, end, rest = raw.partition(b"\r\n\r\n")
-        lines = tuple(head.split(b"\r\n"))
-        match = STATUS_LINE.fullmatch(lines[0])
-        fields = tuple(
-            (name, value.strip(b" \t"))
-            for name, colon, value in (line.partition(b":") for line in lines[1:])
-            if colon
-        )
+        parts = split(raw)
+        match = STATUS_LINE.fullmatch(parts.line)
         status = int(match["status"]) if match else -1
-        bodiless = asked == "HEAD" or status in (204, 304)
-        text = Text(raw, head + end, lines[0], status, lines, fields, rest, bodiless)
-        if not end or not 100 <= text.status < 200 or text.status == 101 or explained(STRICTER, text):
+        text = Text(**vars(parts), status=status, bodiless=asked == "HEAD" or status in (204, 304))
+        ended = text.head.endswith(b"\r\n\r\n")
+        if not ended or not 100 <= status < 200 or status == 101 or explained(STRICTER, text):
             return text
-        raw = rest
+        raw = text.rest
 
 
 def is_switch(text: Text) -> bool:
@@ -155,19 +141,8 @@ def many_options(text: Text) -> bool:
 # ------------------------------------------------------------------- the lists
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One justified difference: why, and how the bytes that it is about are recognised."""
-
-    reason: str
-    applies: Callable[[Text], bool]
-
-
-STRICTER: Sequence[Difference] = (
-    Difference(
-        "only CR LF ends a line (RFC 9112 2.2 lets a recipient take LF)",
-        lambda t: bool(BARE_LINE_END.search(t.head)),
-    ),
+STRICTER: Sequence[Difference[Text]] = (
+    ONLY_CR_LF,
     Difference(
         "HTTP/1.0 or HTTP/1.1, one space, a status of 100 to 599, printable text",
         lambda t: not STATUS_LINE.fullmatch(t.line),
@@ -188,35 +163,12 @@ STRICTER: Sequence[Difference] = (
             )
         ),
     ),
-    Difference(
-        "one Content-Length, one plain number",
-        lambda t: [is_length(v) for v in t.values(b"content-length")] not in ([], [True]),
-    ),
-    Difference(
-        "no Content-Length with Transfer-Encoding (RFC 9112 6.3 rule 3)",
-        lambda t: bool(t.values(b"content-length") and t.values(b"transfer-encoding")),
-    ),
-    Difference(
-        "Transfer-Encoding is one single chunked",
-        lambda t: [v.lower() for v in t.values(b"transfer-encoding")] not in ([], [b"chunked"]),
-    ),
+    *BODY_LENGTH,
     Difference(
         "no Transfer-Encoding in HTTP/1.0 (RFC 9112 6.1)",
         lambda t: t.line.startswith(b"HTTP/1.0") and bool(t.values(b"transfer-encoding")),
     ),
-    Difference(
-        "no folded lines (RFC 9112 5.2)", lambda t: any(line[:1] in (b" ", b"\t") for line in t.lines[1:])
-    ),
-    Difference(
-        "every line is a field",
-        lambda t: any(
-            not TOKEN.fullmatch(line.partition(b":")[0]) or b":" not in line for line in t.lines[1:]
-        ),
-    ),
-    Difference(
-        "no control characters in a value (RFC 9110 5.5)",
-        lambda t: any(CONTROL.search(value) for _, value in t.fields),
-    ),
+    *FIELD_LINES,
     Difference("a head of at most 8192 bytes", lambda t: len(t.head) > MAX_SIZE),
     Difference("at most 100 fields", lambda t: len(t.lines) - 1 > MAX_FIELDS),
     Difference("at most 100 options in Connection", many_options),
@@ -226,27 +178,7 @@ STRICTER: Sequence[Difference] = (
     ),
 )
 
-LOOSER: Sequence[Difference] = (
-    Difference(
-        "it takes no white space before an extension (RFC 9112 7.1.1 asks for it)",
-        lambda t: bool(re.search(rb"^[0-9A-Fa-f]+[ \t]+;", t.rest, re.M)),
-    ),
-    Difference(
-        "it judges trailers as if they could frame the message (RFC 9112 7.1.2: they are dropped)",
-        lambda t: bool(
-            re.search(rb"^(content-length|transfer-encoding|connection|upgrade)[ \t]*:", t.rest, re.I | re.M)
-        ),
-    ),
-    Difference(
-        "it takes a Content-Length of at most 20 digits; 1*DIGIT allows any number of zeros before them",
-        lambda t: any(len(value) > 20 and is_length(value) for value in t.values(b"content-length")),
-    ),
-)
-
-
-def explained(differences: Sequence[Difference], text: Text) -> bool:
-    """Whether an entry of the list is about these bytes."""
-    return any(difference.applies(text) for difference in differences)
+LOOSER: Sequence[Difference[Text]] = (NO_SPACE_BEFORE_EXTENSIONS, JUDGED_TRAILERS, TWENTY_DIGITS)
 
 
 def our_verdict(outcome: Outcome) -> str:
@@ -260,19 +192,11 @@ def disagreement(raw: bytes, outcome: Outcome, asked: str = "GET") -> str | None
     """What h11 says against our outcome for these bytes, beyond the lists; None if nothing."""
     opinion = h11_opinion(raw, asked)
     ours = our_verdict(outcome)
-    found = None
     if ours == "taken" and opinion.verdict == "taken":
         assert outcome.final is not None
         found = _different(outcome, outcome.final, opinion)
-    elif ours == "taken":
-        if opinion.verdict != "refused" or not explained(LOOSER, read(raw, asked)):
-            found = f"taken, theirs {opinion.verdict}"
-    elif ours == "refused":
-        if opinion.verdict != "refused" and not explained(STRICTER, read(raw, asked)):
-            found = f"refused, theirs {opinion.verdict}"
-    elif opinion.verdict == "taken":
-        # We judge whole lines only: others may refuse a line that has no end yet, but nobody may take it.
-        found = "waiting, theirs taken"
+    else:
+        found = contradiction(ours, opinion.verdict, read(raw, asked), stricter=STRICTER, looser=LOOSER)
     return f"{found}: {raw!r}" if found is not None else None
 
 
@@ -282,12 +206,8 @@ def _different(outcome: Outcome, final: Final, opinion: Opinion) -> str | None:
         "status": final.status,
         "reason": final.reason,
         "version": b"1.%d" % final.minor,
-        "headers": _lower_codings(final.headers),
+        "headers": lower_codings(final.headers),
         "body": final.body,
         "end": outcome.end,
     }
-    for key, value in ours.items():
-        theirs = getattr(opinion, key)
-        if value != theirs:
-            return f"{key} {value!r}, theirs {theirs!r}"
-    return None
+    return first_unlike(ours, opinion)

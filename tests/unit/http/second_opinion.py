@@ -10,17 +10,33 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 import h11
 import httptools
 
+from tests.unit.http import differences
 from tests.unit.http.corpus import MAX_FIELDS, MAX_SIZE
+from tests.unit.http.differences import (
+    BODY_LENGTH,
+    FIELD_LINES,
+    JUDGED_TRAILERS,
+    NO_SPACE_BEFORE_EXTENSIONS,
+    ONLY_CR_LF,
+    TOKEN,
+    TWENTY_DIGITS,
+    Difference,
+    Headers,
+    contradiction,
+    first_unlike,
+    h11_body,
+    is_chunked,
+    lower_codings,
+    split,
+)
 from tests.unit.http.receiver import Message, Outcome
-
-Headers = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True)
@@ -42,20 +58,14 @@ class Opinion:
 def h11_opinion(raw: bytes) -> Opinion:
     """What h11 makes of the first request in the stream."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
-    body = b""
     try:
         connection.receive_data(raw)
         request = connection.next_event()
         if not isinstance(request, h11.Request):
             return Opinion("waiting")
-        while True:
-            event = connection.next_event()
-            if isinstance(event, h11.Data):
-                body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                break
-            else:
-                return Opinion("waiting")
+        body = h11_body(connection)
+        if body is None:
+            return Opinion("waiting")
     except h11.RemoteProtocolError:
         return Opinion("refused")
     return Opinion(
@@ -63,7 +73,7 @@ def h11_opinion(raw: bytes) -> Opinion:
         request.method,
         request.target,
         request.http_version,
-        _lower_codings(tuple(request.headers.raw_items())),
+        lower_codings(tuple(request.headers.raw_items())),
         body,
         len(raw) - len(connection.trailing_data[0]),
     )
@@ -115,7 +125,7 @@ def httptools_opinion(raw: bytes) -> Opinion:
         parser.get_method(),
         events.target,
         parser.get_http_version().encode(),
-        _lower_codings(tuple(events.headers)),
+        lower_codings(tuple(events.headers)),
         events.body,
     )
 
@@ -124,48 +134,27 @@ def httptools_opinion(raw: bytes) -> Opinion:
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(differences.Text):
     """A stream split naively, for the predicates below."""
 
-    raw: bytes
-    head: bytes
-    line: bytes
     method: bytes
     target: bytes
     version: bytes
-    fields: tuple[tuple[bytes, bytes], ...]
-    lines: tuple[bytes, ...]
-    rest: bytes
-
-    def values(self, name: bytes) -> list[bytes]:
-        """The values of all lines of that name."""
-        return [value for key, value in self.fields if key.lower() == name]
 
 
 def read(raw: bytes) -> Text:
     """Split a stream at its line ends and blanks; what is malformed lands anywhere."""
-    start = 2 if raw.startswith(b"\r\n") else 0
-    head, end, rest = raw[start:].partition(b"\r\n\r\n")
-    lines = tuple(head.split(b"\r\n"))
-    method, _, after = lines[0].partition(b" ")
+    text = split(raw, 2 if raw.startswith(b"\r\n") else 0)
+    method, _, after = text.line.partition(b" ")
     target, _, version = after.rpartition(b" ")
-    fields = tuple(
-        (name, value.strip(b" \t"))
-        for name, colon, value in (line.partition(b":") for line in lines[1:])
-        if colon
-    )
-    return Text(raw, head + end, lines[0], method, target, version, fields, lines, rest)
+    return Text(**vars(text), method=method, target=target, version=version)
 
 
-BARE_LINE_END = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 VERSION_1 = re.compile(rb"HTTP/1\.[0-9]")
-TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 HOST = re.compile(rb"(?P<name>[A-Za-z0-9\-._~]+|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]*))?")
 TARGET = re.compile(
     rb"(?P<scheme>[Hh][Tt][Tt][Pp][Ss]?://(?P<authority>[^/?]*))?(?P<path>[^?]*)(?:\?(?P<query>.*))?", re.S
 )
-MAX_LENGTH = 2**63 - 1
 
 
 def is_host(value: bytes) -> bool:
@@ -210,58 +199,11 @@ def is_target(method: bytes, target: bytes) -> bool:
     return not re.search(rb"%(?![0-9A-Fa-f]{2})|%00", path) and not climbs(path)
 
 
-def is_length(value: bytes) -> bool:
-    """Whether it is one Content-Length that a signed 64-bit integer holds."""
-    return re.fullmatch(rb"[0-9]+", value) is not None and int(value) <= MAX_LENGTH
-
-
-# chunk-ext with the bad whitespace that RFC 9112 7.1.1 asks to tolerate; its bounds are checked apart.
-CHUNK_LINE = re.compile(rb"(?P<size>[0-9A-Fa-f]{1,16})(?P<ext>[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n")
-
-
-def is_chunked(rest: bytes) -> bool:
-    """Whether the bytes begin with a whole chunked body, by the grammar and within our bounds."""
-    position = extensions = 0
-    while True:
-        match = CHUNK_LINE.match(rest, position)
-        if match is None or int(match["size"], 16) > MAX_LENGTH:
-            return False
-        extensions += len(match["ext"] or b"")
-        if extensions > 1024:  # the smallest sum that any bound of ours refuses
-            return False
-        position = match.end()
-        size = int(match["size"], 16)
-        if size == 0:
-            break
-        if rest[position + size : position + size + 2] != b"\r\n":
-            return False
-        position += size + 2
-    start = position
-    while rest[position : position + 2] != b"\r\n":
-        match = TRAILER.match(rest, position)
-        if match is None:
-            return False
-        position = match.end()
-    return position - start < 8000 and rest.count(b"\r\n", start, position) <= MAX_FIELDS
-
-
 # ------------------------------------------------------------------- the lists
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One justified difference: why, and how the bytes that it is about are recognised."""
-
-    reason: str
-    applies: Callable[[Text], bool]
-
-
-STRICTER: Sequence[Difference] = (
-    Difference(
-        "only CR LF ends a line (RFC 9112 2.2 lets a recipient take LF)",
-        lambda t: bool(BARE_LINE_END.search(t.head)),
-    ),
+STRICTER: Sequence[Difference[Text]] = (
+    ONLY_CR_LF,
     Difference("one empty line at most before a request line", lambda t: t.line.strip() == b""),
     Difference("exactly one space separates the parts of a request line", lambda t: t.line.count(b" ") != 2),
     Difference("a method is a token", lambda t: not TOKEN.fullmatch(t.method)),
@@ -280,18 +222,7 @@ STRICTER: Sequence[Difference] = (
     Difference(
         "Host is a host (RFC 9112 3.2)", lambda t: any(not is_host(value) for value in t.values(b"host"))
     ),
-    Difference(
-        "one Content-Length, one plain number",
-        lambda t: [is_length(v) for v in t.values(b"content-length")] not in ([], [True]),
-    ),
-    Difference(
-        "no Content-Length with Transfer-Encoding (RFC 9112 6.3 rule 3)",
-        lambda t: bool(t.values(b"content-length") and t.values(b"transfer-encoding")),
-    ),
-    Difference(
-        "Transfer-Encoding is one single chunked",
-        lambda t: [v.lower() for v in t.values(b"transfer-encoding")] not in ([], [b"chunked"]),
-    ),
+    *BODY_LENGTH,
     Difference(
         "no Transfer-Encoding in HTTP/1.0 (RFC 9112 6.1)",
         lambda t: t.version == b"HTTP/1.0" and bool(t.values(b"transfer-encoding")),
@@ -306,19 +237,7 @@ STRICTER: Sequence[Difference] = (
         "no expectation but 100-continue (417)",
         lambda t: any(v.lower() != b"100-continue" for v in t.values(b"expect")),
     ),
-    Difference(
-        "no folded lines (RFC 9112 5.2)", lambda t: any(line[:1] in (b" ", b"\t") for line in t.lines[1:])
-    ),
-    Difference(
-        "every line is a field",
-        lambda t: any(
-            not TOKEN.fullmatch(line.partition(b":")[0]) or b":" not in line for line in t.lines[1:]
-        ),
-    ),
-    Difference(
-        "no control characters in a value (RFC 9110 5.5)",
-        lambda t: any(CONTROL.search(value) for _, value in t.fields),
-    ),
+    *FIELD_LINES,
     Difference("a head of at most 8192 bytes (414, 431)", lambda t: len(t.head) > MAX_SIZE),
     Difference("at most 100 fields (431)", lambda t: len(t.lines) - 1 > MAX_FIELDS),
     Difference(
@@ -327,25 +246,14 @@ STRICTER: Sequence[Difference] = (
     ),
 )
 
-LOOSER_THAN_H11: Sequence[Difference] = (
+LOOSER_THAN_H11: Sequence[Difference[Text]] = (
     Difference(
         "it takes no empty line before a request line (RFC 9112 2.2 asks for it)",
         lambda t: t.raw.startswith(b"\r\n"),
     ),
-    Difference(
-        "it takes no white space before an extension (RFC 9112 7.1.1 asks for it)",
-        lambda t: bool(re.search(rb"^[0-9A-Fa-f]+[ \t]+;", t.rest, re.M)),
-    ),
-    Difference(
-        "it judges trailers as if they could frame the message (RFC 9112 7.1.2: they are dropped)",
-        lambda t: bool(
-            re.search(rb"^(content-length|transfer-encoding|connection|upgrade)[ \t]*:", t.rest, re.I | re.M)
-        ),
-    ),
-    Difference(
-        "it takes a Content-Length of at most 20 digits; 1*DIGIT allows any number of zeros before them",
-        lambda t: any(len(value) > 20 and is_length(value) for value in t.values(b"content-length")),
-    ),
+    NO_SPACE_BEFORE_EXTENSIONS,
+    JUDGED_TRAILERS,
+    TWENTY_DIGITS,
 )
 
 LLHTTP_METHODS = frozenset(
@@ -354,23 +262,15 @@ LLHTTP_METHODS = frozenset(
     b"PURGE MKCALENDAR LINK UNLINK SOURCE QUERY".split()
 )
 
-LOOSER_THAN_LLHTTP: Sequence[Difference] = (
+LOOSER_THAN_LLHTTP: Sequence[Difference[Text]] = (
     Difference("it knows a fixed set of methods", lambda t: t.method not in LLHTTP_METHODS),
     Difference("it knows no minor version above 1", lambda t: t.version not in (b"HTTP/1.0", b"HTTP/1.1")),
     Difference(
         "it takes white space at the end of a line for part of the coding (RFC 9112 5.1)",
         lambda t: any(re.search(rb":.*chunked[ \t]+$", line, re.I | re.S) for line in t.lines),
     ),
-    Difference(
-        "it judges trailers as if they could frame the message (RFC 9112 7.1.2: they are dropped)",
-        lambda t: bool(
-            re.search(rb"^(content-length|transfer-encoding|connection|upgrade)[ \t]*:", t.rest, re.I | re.M)
-        ),
-    ),
-    Difference(
-        "it takes no white space before an extension (RFC 9112 7.1.1 asks for it)",
-        lambda t: bool(re.search(rb"^[0-9A-Fa-f]+[ \t]+;", t.rest, re.M)),
-    ),
+    JUDGED_TRAILERS,
+    NO_SPACE_BEFORE_EXTENSIONS,
     Difference(
         "it parses extensions (RFC 9112 7.1.1: unknown ones are ignored; we check bytes and length)",
         lambda t: bool(re.search(rb"^[0-9A-Fa-f]+[ \t]*;", t.rest, re.M)),
@@ -390,11 +290,6 @@ def our_verdict(outcome: Outcome) -> str:
     return "waiting" if outcome.refusal is None else "refused"
 
 
-def explained(differences: Sequence[Difference], text: Text) -> bool:
-    """Whether an entry of the list is about these bytes."""
-    return any(difference.applies(text) for difference in differences)
-
-
 def disagreement(raw: bytes, outcome: Outcome) -> str | None:
     """What another parser says against our outcome for this stream, beyond the lists; None if nothing."""
     first = stream_of_first(raw, outcome)
@@ -408,34 +303,15 @@ def disagreement(raw: bytes, outcome: Outcome) -> str | None:
     return None
 
 
-def _compare(raw: bytes, outcome: Outcome, opinion: Opinion, looser: Sequence[Difference]) -> str | None:
+def _compare(
+    raw: bytes, outcome: Outcome, opinion: Opinion, looser: Sequence[Difference[Text]]
+) -> str | None:
     ours = our_verdict(outcome)
     if opinion.verdict == "silent":
         return None
-    text = read(raw)
     if ours == "taken" and opinion.verdict == "taken":
         return _different(outcome.messages[0], outcome.ends[0], opinion)
-    if ours == "taken":
-        return (
-            None
-            if opinion.verdict == "refused" and explained(looser, text)
-            else f"taken, theirs {opinion.verdict}"
-        )
-    if ours == "refused":
-        return (
-            None
-            if opinion.verdict == "refused" or explained(STRICTER, text)
-            else f"refused, theirs {opinion.verdict}"
-        )
-    # We judge whole lines only: others may refuse a line that has no end yet, but nobody may take it.
-    return "waiting, theirs taken" if opinion.verdict == "taken" else None
-
-
-def _lower_codings(headers: Headers) -> Headers:
-    """The fields with Transfer-Encoding in lower case: h11 reports it normalised, we report it as sent."""
-    return tuple(
-        (name, value.lower() if name.lower() == b"transfer-encoding" else value) for name, value in headers
-    )
+    return contradiction(ours, opinion.verdict, read(raw), stricter=STRICTER, looser=looser)
 
 
 def _different(message: Message, end: int, opinion: Opinion) -> str | None:
@@ -443,12 +319,8 @@ def _different(message: Message, end: int, opinion: Opinion) -> str | None:
         "method": message.method.encode("latin-1"),
         "target": message.target,
         "version": b"1.%d" % message.minor,
-        "headers": _lower_codings(message.headers),
+        "headers": lower_codings(message.headers),
         "body": message.body,
         "end": end if opinion.end is not None else None,
     }
-    for key, value in ours.items():
-        theirs = getattr(opinion, key)
-        if value != theirs:
-            return f"{key} {value!r}, theirs {theirs!r}"
-    return None
+    return first_unlike(ours, opinion)
