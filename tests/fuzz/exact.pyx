@@ -15,11 +15,8 @@ from acme_wsgi.http.reply cimport CHUNKED, Reply, extent, read_reply, reply_head
 def walk(bytes data not None, size_t max_size):
     """Read a head, normalise its path and decode its chunks, each from memory of exactly its size."""
     cdef size_t length = len(data)
-    cdef char *copy = <char *>malloc(length if length else 1)
+    cdef char *copy = exactly(data, length)
     cdef Head head
-    if copy == NULL:
-        raise MemoryError
-    memcpy(copy, <const char *>data, length)
     # A message of no bytes lies behind the memory's end, where nothing may be read.
     if read_head(copy if length else copy + 1, length, max_size, &head) == 1:
         walk_path(&head)
@@ -30,11 +27,8 @@ def walk(bytes data not None, size_t max_size):
 def walk_reply(bytes data not None, size_t max_size):
     """Read a reply's head, make text of it and decode its chunks, each from memory of exactly its size."""
     cdef size_t length = len(data)
-    cdef char *copy = <char *>malloc(length if length else 1)
+    cdef char *copy = exactly(data, length)
     cdef Reply reply
-    if copy == NULL:
-        raise MemoryError
-    memcpy(copy, <const char *>data, length)
     if read_reply(copy if length else copy + 1, length, max_size, &reply) == 1:
         assert reply.consumed <= length
         reply_status(&reply)
@@ -44,11 +38,19 @@ def walk_reply(bytes data not None, size_t max_size):
     free(copy)
 
 
+cdef char *exactly(const char *data, size_t length) except NULL:
+    """A copy in memory of exactly its size, or of one byte if it has none; for the caller to free."""
+    cdef char *copy = <char *>malloc(length if length else 1)
+    if copy == NULL:
+        raise MemoryError
+    memcpy(copy, data, length)
+    return copy
+
+
 cdef int walk_path(Head *head) except -1:
-    cdef char *path = <char *>malloc(head.path_length if head.path_length else 1)
+    cdef char *path = exactly(head.path, head.path_length)
     cdef char *normal = <char *>malloc(head.path_length + 1)
     cdef Py_ssize_t written
-    memcpy(path, head.path, head.path_length)
     written = normalise_path(path, head.path_length, normal)
     assert written <= <Py_ssize_t>head.path_length + 1
     assert written < 0 or head.asterisk or normal[0] == c'/'

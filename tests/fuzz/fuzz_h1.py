@@ -12,12 +12,11 @@ errors and undefined behaviour (which end the process at once) it holds every in
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
-import atheris
 import exact
 from cutting import cuts
+from harness import fuzz, written
 
 from acme_wsgi.http import h1
 from tests.unit.http import second_opinion
@@ -29,12 +28,8 @@ STATUSES = {400, 411, 414, 417, 431, 501, 505}
 
 def serialise(message: Message) -> bytes:
     """The request as a client would send these parts."""
-    head = b"%s %s HTTP/1.%d\r\n" % (message.method.encode("latin-1"), message.target, message.minor)
-    fields = b"".join(b"%s: %s\r\n" % pair for pair in message.headers)
-    if message.framing != "chunked":
-        return head + fields + b"\r\n" + message.body
-    chunk = b"%x\r\n%s\r\n" % (len(message.body), message.body) if message.body else b""
-    return head + fields + b"\r\n" + chunk + b"0\r\n\r\n"
+    line = b"%s %s HTTP/1.%d" % (message.method.encode("latin-1"), message.target, message.minor)
+    return written(line, message.headers, message.framing, message.body)
 
 
 def check(data: bytes) -> None:
@@ -57,13 +52,5 @@ def check(data: bytes) -> None:
     assert disagreement is None, disagreement
 
 
-def main() -> None:
-    """Run libFuzzer with the arguments of the command line."""
-    if "acme_wsgi/http/h1" not in h1.__file__:
-        raise SystemExit("tests/fuzz: no compiled parser found")
-    atheris.Setup(sys.argv, check)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    fuzz(check, h1)

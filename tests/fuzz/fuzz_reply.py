@@ -13,12 +13,11 @@ memory errors and undefined behaviour (which end the process at once) it holds e
 
 from __future__ import annotations
 
-import sys
 import zlib
 
-import atheris
 import exact
 from cutting import cuts
+from harness import fuzz, written
 
 from acme_wsgi.http import reply
 from tests.unit.http import reply_opinion
@@ -33,12 +32,8 @@ HOP_BY_HOP = frozenset(
 
 def serialise(final: Final) -> bytes:
     """The reply as a backend would send these parts."""
-    head = b"HTTP/1.%d %d %s\r\n" % (final.minor, final.status, final.reason)
-    fields = b"".join(b"%s: %s\r\n" % pair for pair in final.headers)
-    if final.framing != "chunked":
-        return head + fields + b"\r\n" + final.body
-    chunk = b"%x\r\n%s\r\n" % (len(final.body), final.body) if final.body else b""
-    return head + fields + b"\r\n" + chunk + b"0\r\n\r\n"
+    line = b"HTTP/1.%d %d %s" % (final.minor, final.status, final.reason)
+    return written(line, final.headers, final.framing, final.body)
 
 
 def check_forwarded(data: bytes) -> None:
@@ -79,13 +74,5 @@ def check(data: bytes) -> None:
     assert disagreement is None, disagreement
 
 
-def main() -> None:
-    """Run libFuzzer with the arguments of the command line."""
-    if "acme_wsgi/http/reply" not in reply.__file__:
-        raise SystemExit("tests/fuzz: no compiled parser found")
-    atheris.Setup(sys.argv, check)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    fuzz(check, reply)
