@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from acme_wsgi.cli import display
+from acme_wsgi.cli.client import mappings
 from acme_wsgi.cli.display import Column
 
 _COLUMNS = (
@@ -29,9 +30,9 @@ def lines(groups: object, width: int | None) -> Iterator[str]:
 
     :param groups: the answer's `backends`
     """
-    for group in _mappings(groups):
-        rows = [_row(member) for member in _mappings(group.get("members"))]
-        rows += [_row(gone) for gone in _mappings(group.get("leaving"))]
+    for group in mappings(groups):
+        rows = [_row(member) for member in mappings(group.get("members"))]
+        rows += [_row(gone) for gone in mappings(group.get("leaving"))]
         yield ""
         yield display.cut(_title(group), width)
         yield from display.table(_COLUMNS, rows, width)
@@ -78,7 +79,3 @@ def _last_check(member: Mapping[str, Any]) -> str:
 
 def _count(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else display.DASH
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

@@ -52,6 +52,21 @@ def shown(value: object) -> str:
     return escape.text(str(value), _LIMIT)
 
 
+def facts(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What the answer says, without what belongs to the protocol."""
+    return {key: value for key, value in answer.items() if key not in ("acme", "ok")}
+
+
+def items(value: object) -> list[Any]:
+    """A list of the server's; empty if it is none."""
+    return value if isinstance(value, list) else []
+
+
+def mappings(value: object) -> list[dict[str, Any]]:
+    """The objects in a list of the server's; none if it is no list."""
+    return [each for each in items(value) if isinstance(each, dict)]
+
+
 def call(
     directory: str,
     verb: str,

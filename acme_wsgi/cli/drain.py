@@ -59,15 +59,14 @@ def _drain(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         if error.answer.get("draining") is True:
             raise Refused(f"drained, but {error.answer.get('error')}", error.answer) from error
         raise
-    facts = {key: value for key, value in answer.items() if key not in ("acme", "ok")}
-    tell(options, facts, "\n".join(_report(answer, waited=options.wait)))
+    tell(options, client.facts(answer), "\n".join(_report(answer, waited=options.wait)))
     return 0
 
 
 def _report(answer: Mapping[str, Any], *, waited: bool) -> Iterator[str]:
     """The end of it, for a person."""
     changed = answer.get("changed") is True
-    for url in _texts(answer.get("backends")):
+    for url in map(shown, client.items(answer.get("backends"))):
         if answer.get("draining") is not True:
             yield f"{url} takes requests again" if changed else f"{url} was not drained"
         elif waited:
@@ -78,8 +77,4 @@ def _report(answer: Mapping[str, Any], *, waited: bool) -> Iterator[str]:
         count, patience = answer.get("in_flight"), answer.get("patience")
         if isinstance(count, int) and count and isinstance(patience, int | float):
             yield f"{count} in flight may take {patience:g} s; --wait follows them"
-        yield from (f"warning: {warning}" for warning in _texts(answer.get("warnings")))
-
-
-def _texts(value: object) -> list[str]:
-    return [shown(each) for each in value] if isinstance(value, list) else []
+        yield from (f"warning: {shown(warning)}" for warning in client.items(answer.get("warnings")))

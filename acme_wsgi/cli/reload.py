@@ -6,7 +6,7 @@ Law: gives the order and shows the answer; what a reload changes is the server's
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from acme_wsgi.cli import client
@@ -51,8 +51,7 @@ def _reload(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         answer = client.call(directory, "reload", timeout=None, on_progress=say_progress)
     except Refused as error:
         raise _refused(error.answer) from error
-    facts = {key: value for key, value in answer.items() if key not in ("acme", "ok")}
-    tell(options, facts, "\n".join(_report(answer)))
+    tell(options, client.facts(answer), "\n".join(_report(answer)))
     return 0
 
 
@@ -70,7 +69,7 @@ def _accepted(options: argparse.Namespace, directory: str) -> int:
 def _refused(answer: dict[str, Any]) -> ControlError:
     reason = answer.get("error", "no reason given")
     # A single problem is the reason already.
-    problems = "".join(f"\n  {each}" for each in _texts(answer.get("problems")) if each != reason)
+    problems = "".join(f"\n  {each}" for each in client.items(answer.get("problems")) if each != reason)
     return Refused(f"not reloaded, the old configuration stays: {reason}{problems}", answer)
 
 
@@ -79,13 +78,9 @@ def _report(answer: Mapping[str, Any]) -> list[str]:
     workers, generation = shown(answer.get("workers")), shown(answer.get("generation"))
     noun = "worker" if answer.get("workers") == 1 else "workers"
     lines = [f"reloaded: generation {generation}, {workers} {noun}"]
-    changed = [shown(each) for each in _texts(answer.get("changed"))]
+    changed = [shown(each) for each in client.items(answer.get("changed"))]
     lines.append("changed: " + (", ".join(changed) or "nothing"))
-    left = [shown(each) for each in _texts(answer.get("left"))]
+    left = [shown(each) for each in client.items(answer.get("left"))]
     if left:
         lines += ["left as it was:", *(f"  {each}" for each in left)]
     return lines
-
-
-def _texts(value: object) -> Sequence[object]:
-    return value if isinstance(value, list) else ()

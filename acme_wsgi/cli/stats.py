@@ -113,7 +113,7 @@ def _stats(options: argparse.Namespace, directory: str) -> dict[str, Any]:
     about = ("pid", "version", "state", "uptime", "generation", "addresses")
     return {
         "server": {name: status.get(name) for name in about},
-        **_without_envelope(answer),
+        **client.facts(answer),
         "backends": status.get("backends", []),
     }
 
@@ -123,7 +123,9 @@ def _memory(directory: str) -> dict[str, Any]:
     status = client.call(directory, "status")
     named = [("arbiter", status.get("pid"))]
     for kind, name in (("workers", "worker"), ("leaving", "leaving worker")):
-        named += [(f"{name} {each.get('number')}", each.get("pid")) for each in _dicts(status.get(kind))]
+        named += [
+            (f"{name} {each.get('number')}", each.get("pid")) for each in client.mappings(status.get(kind))
+        ]
     processes = [_memory_of(name, pid) for name, pid in named if type(pid) is int and pid > 0]
     sums: dict[str, int | None] = {}
     for kind in _MEMORY:
@@ -139,16 +141,8 @@ def _memory_of(name: str, pid: int) -> dict[str, Any]:
     return {"name": name, "pid": pid, **{kind: getattr(found, kind, None) for kind in _MEMORY}}
 
 
-def _without_envelope(answer: Facts) -> dict[str, Any]:
-    return {key: value for key, value in answer.items() if key not in ("acme", "ok")}
-
-
 def _dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _dicts(value: object) -> list[dict[str, Any]]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 # -- the page ---------------------------------------------------------------------------------------------
@@ -201,7 +195,7 @@ def stats_lines(answer: Facts, width: int | None) -> list[str]:
     if answer.get("pss_exact") is False:
         used.append("(RSS where PSS is kept from us)")
     lines += display.facts("processes", used, width)
-    rows = [_worker_row(worker) for worker in _dicts(answer.get("workers"))]
+    rows = [_worker_row(worker) for worker in client.mappings(answer.get("workers"))]
     lines += ["", *display.table(_WORKERS, rows, width)]
     return [*lines, *backends.lines(answer.get("backends"), width)]
 

@@ -78,7 +78,7 @@ def _status(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def serves(answer: Mapping[str, Any]) -> bool:
     """Whether a server with that status answers requests: one worker is enough."""
-    ready = any(worker.get("state") == "ready" for worker in _mappings(answer.get("workers")))
+    ready = any(worker.get("state") == "ready" for worker in client.mappings(answer.get("workers")))
     return ready and answer.get("state") in _SERVING
 
 
@@ -110,7 +110,7 @@ def _shown(answer: Mapping[str, Any]) -> Iterator[str]:
     ):
         if value:
             yield f"  {title:<14} {value}"
-    workers = [*_mappings(answer.get("workers")), *_mappings(answer.get("leaving"))]
+    workers = [*client.mappings(answer.get("workers")), *client.mappings(answer.get("leaving"))]
     yield ""
     yield from _table(workers)
     yield from _stalled(workers)
@@ -185,8 +185,4 @@ def _time(seconds: float) -> str:
 
 
 def _joined(value: object) -> str:
-    return ", ".join(shown(each) for each in value) if isinstance(value, list) else ""
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+    return ", ".join(map(shown, client.items(value)))
