@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from ..errors import Failed
-from ..load import Load
+from ..load import HEADERS, Load
 from ..machine import Cores, busy_seconds
 from ..peers import Peer
 from ..report import Table, Value
@@ -95,6 +95,37 @@ class Scenario(ABC):
     @abstractmethod
     def run(self, context: Context) -> list[Table]:
         """Measure, each peer through `context.attempt`: a failed measurement has no figures."""
+
+
+def load_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of a scenario that puts the same load on each server, in rounds."""
+    parser.add_argument("--rounds", type=int, default=3, help="rounds over all (default: 3)")
+    parser.add_argument("--seconds", type=float, default=4, help="length of a measurement (default: 4)")
+    parser.add_argument("--warm-up", type=float, default=1, help="seconds of load before each (default: 1)")
+    parser.add_argument("--connections", type=int, default=64, help="keep-alive clients (default: 64)")
+
+
+def headers_argument(parser: argparse.ArgumentParser, default: str, of_whom: str = "the client") -> None:
+    """The option that says which header fields are sent; `kinds_of_headers` has what was chosen."""
+    parser.add_argument(
+        "--headers",
+        choices=[*HEADERS, "both"],
+        default=default,
+        help=f"what {of_whom} sends: Host alone, or a browser's twelve fields (default: {default})",
+    )
+
+
+def kinds_of_headers(options: argparse.Namespace) -> list[str]:
+    """The names in HEADERS that were chosen."""
+    return list(HEADERS) if options.headers == "both" else [options.headers]
+
+
+def compare(rows: Sequence[Row], figure: str, floor: str, into: str, alike: Sequence[str] = ()) -> None:
+    """Each row's figure to that of the peer `floor` with the same cells `alike`; None where it has none."""
+    floors = {tuple(row[key] for key in alike): row[figure] for row in rows if row["peer"] == floor}
+    for row in rows:
+        value = floors.get(tuple(row[key] for key in alike))
+        row[into] = row[figure] / value if value else None
 
 
 def progress(text: str) -> None:

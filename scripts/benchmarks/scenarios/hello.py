@@ -11,7 +11,20 @@ from ..load import HEADERS, wrk
 from ..peers import Peer
 from ..report import Column, Table
 from ..server import running
-from .base import Context, Cost, Meter, Row, Scenario, medians, noise_remark, progress
+from .base import (
+    Context,
+    Cost,
+    Meter,
+    Row,
+    Scenario,
+    compare,
+    headers_argument,
+    kinds_of_headers,
+    load_arguments,
+    medians,
+    noise_remark,
+    progress,
+)
 
 COLUMNS = (
     Column("peer", "server"),
@@ -44,18 +57,8 @@ class Hello(Scenario):
 
     def arguments(self, parser: argparse.ArgumentParser) -> None:
         """Length, headers, log."""
-        parser.add_argument("--rounds", type=int, default=3, help="rounds over all servers (default: 3)")
-        parser.add_argument("--seconds", type=float, default=4, help="length of a measurement (default: 4)")
-        parser.add_argument(
-            "--warm-up", type=float, default=1, help="seconds of load before each (default: 1)"
-        )
-        parser.add_argument("--connections", type=int, default=64, help="keep-alive clients (default: 64)")
-        parser.add_argument(
-            "--headers",
-            choices=[*HEADERS, "both"],
-            default="both",
-            help="what the client sends: Host alone, or a browser's twelve fields",
-        )
+        load_arguments(parser)
+        headers_argument(parser, "both")
         parser.add_argument(
             "--access-log",
             action="store_true",
@@ -70,7 +73,7 @@ class Hello(Scenario):
     def run(self, context: Context) -> list[Table]:
         """One table per kind of headers."""
         options = context.options
-        kinds = list(HEADERS) if options.headers == "both" else [options.headers]
+        kinds = kinds_of_headers(options)
         peers = [peer for peer in context.peers if peer.can_log or not options.access_log]
         samples: Samples = {}
         for number in range(options.rounds):
@@ -127,9 +130,7 @@ def _table(context: Context, kind: str, samples: Samples) -> Table:
     for peer in context.peers:
         if rounds := samples.get((kind, peer.name)):
             table.rows.append({"peer": peer.name, "headers": kind, **_medians(rounds)})
-    floor = next((row["cpu_us"] for row in table.rows if row["peer"] == "nginx"), None)
-    for row in table.rows:
-        row["ratio"] = row["cpu_us"] / floor if floor else None
+    compare(table.rows, "cpu_us", "nginx", "ratio")
     table.remarks += noise_remark((row["foreign_cpu"] for row in table.rows), context.cores)
     return table
 

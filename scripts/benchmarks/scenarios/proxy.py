@@ -7,7 +7,6 @@ proxy_queue.py and proxy_body.py.
 from __future__ import annotations
 
 import argparse
-import http.client
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from ..machine import MachineError
 from ..origin import Origin, serving
 from ..peers import Peer, Upstream
 from ..report import Column, Table
-from ..server import Server, ask, running
+from ..server import Server, running
 from ..sizes import parse_sizes, write_size
-from . import proxy_body, proxy_queue
+from . import base, proxy_body, proxy_queue
 from .base import (
     Context,
     Cost,
@@ -29,12 +28,15 @@ from .base import (
     Scenario,
     ScenarioFailed,
     Turn,
+    headers_argument,
     in_turn,
+    kinds_of_headers,
+    load_arguments,
     medians,
     noise_remark,
     progress,
 )
-from .entries import in_full, what_is_wrong
+from .entries import ask_often, in_full
 from .static import some_of
 
 PARTS = ("requests", "connections", "body")
@@ -53,7 +55,6 @@ COLUMNS = (
     Column("spread", "spread", "±{:.0%}"),
     Column("opened", "connections opened to the backend", "{:,}"),
 )
-_ASKED = 4  # before the load: the second request is the first on a kept connection
 _NEW = 0.01  # of the requests may open a connection: more, and it isn't keep-alive what is measured
 
 
@@ -77,12 +78,7 @@ class Proxy(Scenario):
         parser.add_argument(
             "--what", type=some_of(PARTS), default=PARTS, metavar="PART,...", help=f"of {', '.join(PARTS)}"
         )
-        parser.add_argument("--rounds", type=int, default=3, help="rounds over all (default: 3)")
-        parser.add_argument("--seconds", type=float, default=4, help="length of a measurement (default: 4)")
-        parser.add_argument(
-            "--warm-up", type=float, default=1, help="seconds of load before each (default: 1)"
-        )
-        parser.add_argument("--connections", type=int, default=64, help="keep-alive clients (default: 64)")
+        load_arguments(parser)
         parser.add_argument(
             "--sizes",
             type=parse_sizes,
@@ -90,12 +86,7 @@ class Proxy(Scenario):
             metavar="SIZE,...",
             help="of the answers (default: 13,4KB,100KB)",
         )
-        parser.add_argument(
-            "--headers",
-            choices=[*HEADERS, "both"],
-            default="browser",
-            help="what the client sends: Host alone, or a browser's twelve fields (default)",
-        )
+        headers_argument(parser, "browser")
         parser.add_argument(
             "--forwarded",
             action="store_true",
@@ -128,7 +119,6 @@ class Proxy(Scenario):
 def _requests(context: Context, peers: Sequence[Peer], origin: Origin) -> Table:
     """Rounds in turn over all peers and sizes."""
     options = context.options
-    kinds = list(HEADERS) if options.headers == "both" else [options.headers]
     turns = [
         Turn(
             peer,
@@ -137,7 +127,7 @@ def _requests(context: Context, peers: Sequence[Peer], origin: Origin) -> Table:
             lambda sample: f"{sample.cost.load.rate:10,.0f} req/s {sample.cost.cpu_us:8.2f} us CPU",
         )
         for size in options.sizes
-        for kind in kinds
+        for kind in kinds_of_headers(options)
         for peer in peers
     ]
     forwarded = ", X-Forwarded-* added by all" if options.forwarded else ""
@@ -175,15 +165,8 @@ def _measure(context: Context, peer: Peer, *, origin: Origin, size: int, headers
 
 def _check(server: Server, origin: Origin, size: int, headers: dict[str, str]) -> None:
     """Raises ScenarioFailed when an answer isn't the origin's."""
-    body = origin.body(size)
     asked = {name: value for name, value in headers.items() if name != "Connection"}
-    for number in range(_ASKED):
-        try:
-            reply = ask(server, origin.path(size), asked)
-        except (OSError, http.client.HTTPException) as error:
-            raise ScenarioFailed(f"request {number + 1}: {error!r}") from error
-        if wrong := what_is_wrong(reply, "identity", body):
-            raise ScenarioFailed(f"answer {number + 1}: {wrong}")
+    ask_often(server, origin.path(size), asked, "identity", origin.body(size))
 
 
 def kept_alive(opened: int, clients: int, requests: int) -> None:
@@ -205,7 +188,4 @@ def summary(samples: Sequence[Sample]) -> Row:
 def compare(rows: Sequence[Row]) -> None:
     """Each with nginx and with HAProxy, in the same answer to the same request."""
     for floor in FLOORS:
-        costs = {(row["size"], row["headers"]): row["cpu_us"] for row in rows if row["peer"] == floor}
-        for row in rows:
-            cost = costs.get((row["size"], row["headers"]))
-            row[f"to_{floor}"] = row["cpu_us"] / cost if cost else None
+        base.compare(rows, "cpu_us", floor, f"to_{floor}", alike=("size", "headers"))

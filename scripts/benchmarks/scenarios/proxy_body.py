@@ -17,6 +17,7 @@ from ..report import Column, Table
 from ..server import Server, running
 from ..sizes import parse_size, write_size
 from ..upload import fill, verify
+from . import base
 from .base import Context, Cost, Meter, Row, Turn, in_turn, medians, noise_remark
 from .entries import await_rest
 from .static import some_of
@@ -142,7 +143,4 @@ def summary(samples: Sequence[Sample], size: int) -> Row:
 def compare(rows: Sequence[Row]) -> None:
     """Each with nginx and with HAProxy, in the same direction."""
     for floor in ("nginx", "haproxy"):
-        figures = {row["direction"]: row["gb_cpu_s"] for row in rows if row["peer"] == floor}
-        for row in rows:
-            figure = figures.get(row["direction"])
-            row[f"to_{floor}"] = row["gb_cpu_s"] / figure if figure else None
+        base.compare(rows, "gb_cpu_s", floor, f"to_{floor}", alike=("direction",))

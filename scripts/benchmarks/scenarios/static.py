@@ -13,7 +13,18 @@ from ..machine import MachineError
 from ..peers import Peer
 from ..report import Column, Table
 from . import compress
-from .base import Context, Cost, Row, Scenario, medians, noise_remark
+from .base import (
+    Context,
+    Cost,
+    Row,
+    Scenario,
+    compare,
+    headers_argument,
+    kinds_of_headers,
+    load_arguments,
+    medians,
+    noise_remark,
+)
 from .entries import Entry, Sample, Samples, measure_rounds
 
 PARTS = ("small", "large", *compress.PARTS)
@@ -59,18 +70,8 @@ class Static(Scenario):
         parser.add_argument(
             "--what", type=some_of(PARTS), default=PARTS, metavar="PART,...", help=f"of {', '.join(PARTS)}"
         )
-        parser.add_argument("--rounds", type=int, default=3, help="rounds over all (default: 3)")
-        parser.add_argument("--seconds", type=float, default=4, help="length of a measurement (default: 4)")
-        parser.add_argument(
-            "--warm-up", type=float, default=1, help="seconds of load before each (default: 1)"
-        )
-        parser.add_argument("--connections", type=int, default=64, help="keep-alive clients (default: 64)")
-        parser.add_argument(
-            "--headers",
-            choices=[*HEADERS, "both"],
-            default="both",
-            help="what the client of the small files sends: Host alone, or a browser's twelve fields",
-        )
+        load_arguments(parser)
+        headers_argument(parser, "both", of_whom="the client of the small files")
         parser.add_argument(
             "--ways",
             type=some_of(WAYS),
@@ -126,7 +127,6 @@ def _ways(peer: Peer, options: argparse.Namespace) -> list[tuple[str, dict[str, 
 
 
 def _small(peers: Sequence[Peer], directory: Directory, options: argparse.Namespace) -> list[Entry]:
-    kinds = list(HEADERS) if options.headers == "both" else [options.headers]
     return [
         Entry(
             peer,
@@ -137,7 +137,7 @@ def _small(peers: Sequence[Peer], directory: Directory, options: argparse.Namesp
             sections=sections,
         )
         for name in directory.small
-        for kind in kinds
+        for kind in kinds_of_headers(options)
         for peer in peers
         for way, sections in _ways(peer, options)
     ]
@@ -163,10 +163,7 @@ def _small_table(options: argparse.Namespace, samples: Samples) -> Table:
     """Each to nginx with the same file and the same request."""
     table = Table(f"files, {options.connections} connections", SMALL_COLUMNS)
     table.rows += [{**entry.cells, **medians(_costs(taken))} for entry, taken in samples]
-    floors = {(row["file"], row["headers"]): row["cpu_us"] for row in table.rows if row["peer"] == "nginx"}
-    for row in table.rows:
-        floor = floors.get((row["file"], row["headers"]))
-        row["ratio"] = row["cpu_us"] / floor if floor else None
+    compare(table.rows, "cpu_us", "nginx", "ratio", alike=("file", "headers"))
     return table
 
 
@@ -180,9 +177,7 @@ def _large_table(options: argparse.Namespace, samples: Samples) -> Table:
         row["gb_s"] = statistics.median(load.received / load.seconds / 1e9 for load in loads)
         row["gb_cpu_s"] = taken[0].size / 1e9 / (row["cpu_us"] / 1e6)
         table.rows.append(row)
-    floor = next((row["gb_cpu_s"] for row in table.rows if row["peer"] == "nginx"), None)
-    for row in table.rows:
-        row["ratio"] = row["gb_cpu_s"] / floor if floor else None
+    compare(table.rows, "gb_cpu_s", "nginx", "ratio")
     return table
 
 
