@@ -22,6 +22,7 @@ from pathlib import Path
 
 from .apps import HELLO
 from .machine import MachineError, free_port, pin
+from .peers import nginx
 from .peers.base import SCRIPTS
 from .processes import ProcessTree
 
@@ -42,13 +43,7 @@ events {{
 http {{
     access_log off;
     default_type application/octet-stream;
-    keepalive_timeout 1h;
-    keepalive_requests 1000000000;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
+    {always}
     sendfile on;
     tcp_nopush on;
     open_file_cache max=100 inactive=1h;
@@ -181,13 +176,18 @@ def serving(
         write_sparse(root / str(large), large)
     port, status, sink = free_port(), free_port(), free_port()
     settings = directory / "nginx.conf"
-    user = "user root;" if os.geteuid() == 0 else ""
     settings.write_text(
-        _CONFIGURATION.format(port=port, status=status, root=root, hello=HELLO.decode(), user=user)
+        _CONFIGURATION.format(
+            port=port,
+            status=status,
+            root=root,
+            hello=HELLO.decode(),
+            user=nginx.user(),
+            always=nginx.ALWAYS,
+        )
     )
-    log = str(directory / "error.log")
     with ExitStack() as stack:
-        stack.enter_context(_process(["nginx", "-p", str(directory), "-c", str(settings), "-e", log], cores))
+        stack.enter_context(_process(nginx.command_line(settings), cores))
         stack.enter_context(_process([sys.executable, "-m", "benchmarks.sink", str(sink)], cores))
         origin = Origin(port, sink, status, root)
         stack.callback(origin.close)

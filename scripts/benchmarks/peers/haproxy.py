@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-
 from ..apps import HELLO
-from .base import Launch, Peer, PeerUnavailable, Upstream
+from .base import Launch, PeerUnavailable, Upstream
+from .packaged import Packaged
 
 # One thread, as the others have one worker. What isn't named here is as shipped; times that would cut a
 # measurement short are an hour, as with nginx. It counts on two descriptors a client, and above a fifth
@@ -43,24 +40,14 @@ _FORWARDED = """
     http-request set-header X-Forwarded-Host %[req.hdr(host)]"""
 
 
-class HAProxy(Peer):
+class HAProxy(Packaged):
     """Debian's package, in the foreground as one process; its log goes to syslog only, so it has none."""
 
     name = "haproxy"
     can_proxy = True
     can_queue = True
+    told_as = r"version ([\d.]+)"
     note = "a proxy, C"
-
-    def prepare(self) -> None:
-        """`scripts/bench` installs the Debian package."""
-        if shutil.which("haproxy") is None:
-            raise PeerUnavailable("haproxy isn't installed (apt-get install haproxy)")
-
-    def version(self) -> str:
-        """The version haproxy -v tells."""
-        told = subprocess.run(["haproxy", "-v"], capture_output=True, text=True, check=False).stdout
-        found = re.search(r"version ([\d.]+)", told)
-        return found.group(1) if found else "unknown"
 
     def command(self, launch: Launch) -> list[str]:
         """It takes the descriptors that `maxconn` needs by itself, as far as the hard limit allows."""

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import subprocess
+from pathlib import Path
 
 from ..apps import HELLO
-from .base import Coding, Launch, Peer, PeerUnavailable, Upstream
+from .base import Coding, Launch, Upstream
+from .packaged import Packaged
 
+# In the section http of every nginx of the bench: connections stay, all files are in its directory.
+ALWAYS = """\
+keepalive_timeout 1h;
+    keepalive_requests 1000000000;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;"""
 _CONFIGURATION = """\
 daemon off;
 worker_processes {workers};
@@ -23,13 +31,7 @@ events {{
 http {{
     access_log {access_log};
     default_type text/plain;
-    keepalive_timeout 1h;
-    keepalive_requests 1000000000;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
+    {always}
     {upstream}
     server {{
         listen {host}:{port} backlog=65535;
@@ -72,7 +74,19 @@ _FORWARDED = """
 _GZIP = "gzip on; gzip_comp_level {level}; gzip_vary on; gzip_types text/css application/json;"
 
 
-class Nginx(Peer):
+def user() -> str:
+    """As root nginx would hand its workers to `nobody`, who may not write in a private directory."""
+    return "user root;" if os.geteuid() == 0 else ""
+
+
+def command_line(configuration: Path) -> list[str]:
+    """Run nginx with this configuration, in its directory."""
+    directory = configuration.parent
+    # The log files named before the configuration is read would go to /var/log/nginx: -e says no.
+    return ["nginx", "-p", str(directory), "-c", str(configuration), "-e", str(directory / "error.log")]
+
+
+class Nginx(Packaged):
     """Debian's package, one worker, no modules loaded."""
 
     name = "nginx"
@@ -80,18 +94,8 @@ class Nginx(Peer):
     can_fork = True
     can_serve_files = True
     can_proxy = True
+    told_as = r"nginx/([\d.]+)"
     note = "return 200, files or proxy_pass, C"
-
-    def prepare(self) -> None:
-        """`scripts/bench` installs the Debian package."""
-        if shutil.which("nginx") is None:
-            raise PeerUnavailable("nginx isn't installed (apt-get install nginx)")
-
-    def version(self) -> str:
-        """The version nginx -v tells."""
-        told = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=False).stderr
-        found = re.search(r"nginx/([\d.]+)", told)
-        return found.group(1) if found else "unknown"
 
     def command(self, launch: Launch) -> list[str]:
         """Its prefix, temporary paths, pid file and error log are all in the launch's directory."""
@@ -109,21 +113,12 @@ class Nginx(Peer):
             level="crit" if launch.upstream is not None and launch.upstream.limit else "error",
             upstream=_upstream(launch.upstream) if launch.upstream is not None else "",
             location=_location(launch),
-            # As root nginx would hand its workers to `nobody`, who may not write in a private directory.
-            user="user root;" if os.geteuid() == 0 else "",
+            user=user(),
+            always=ALWAYS,
         )
         path = launch.directory / "nginx.conf"
         path.write_text(configuration)
-        # The log files named before the configuration is read would go to /var/log/nginx: -e says no.
-        return [
-            "nginx",
-            "-p",
-            str(launch.directory),
-            "-c",
-            str(path),
-            "-e",
-            str(launch.directory / "error.log"),
-        ]
+        return command_line(path)
 
 
 def _location(launch: Launch) -> str:
