@@ -1,10 +1,11 @@
-"""Processes for tests of what is measured of processes."""
+"""Processes for tests: of what is measured of one, and of what several share."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -19,3 +20,21 @@ def python(source: str, then: str = "input()") -> Iterator[int]:
             yield process.pid
         finally:
             process.kill()
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run a function in a forked process that ends after it; its id."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def joined(pid: int) -> int:
+    """Wait for the end of a child; its exit status, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -8,24 +8,11 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Callable
 
 import pytest
 
 from acme_wsgi.scoreboard import READY, Scoreboard, bucket_edges
-
-
-def in_child(work: Callable[[], None]) -> None:
-    """Run a function in a forked process and wait for its clean end."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+from tests.unit.processes import in_child, joined
 
 
 def test_what_a_child_writes_its_parent_reads() -> None:
@@ -38,7 +25,7 @@ def test_what_a_child_writes_its_parent_reads() -> None:
         slot.beat()
 
     before = time.monotonic_ns()
-    in_child(work)
+    assert joined(in_child(work)) == 0
     slot = board.slot(1)
     assert slot.pid not in (0, os.getpid()) and slot.state == READY
     assert before <= slot.heartbeat <= time.monotonic_ns()
@@ -48,7 +35,7 @@ def test_what_a_child_writes_its_parent_reads() -> None:
 
 def test_counters_survive_the_process_and_gauges_do_not() -> None:
     board = Scoreboard(1)
-    in_child(lambda: board.slot(0).observe(404, 10, 1000))
+    assert joined(in_child(lambda: board.slot(0).observe(404, 10, 1000))) == 0
     slot = board.slot(0)
     slot.pid, slot.state = 4711, READY
     slot.reset_gauges()
@@ -132,7 +119,7 @@ def test_a_standstill_is_there_while_it_lasts_and_counted_afterwards() -> None:
 def test_a_process_in_the_slot_of_one_that_stood_still_does_not() -> None:
     board = Scoreboard(2)
     board.slot(0).note_stall(1, "/*", "here")
-    in_child(board.slot(0).reset_gauges)
+    assert joined(in_child(board.slot(0).reset_gauges)) == 0
     assert board.slot(0).stall() is None
     assert board.totals()["stalls"] == 1 and "stall_longest_ns" not in board.totals()
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,24 +31,6 @@ def group_of(
     peers = enrolled(board, len(weights), unhealthy)
     board.clock_ns = 1000 * SECOND
     return board, board.group(key(1000), algorithm, list(zip(peers, weights, strict=True)))
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Run a function in a forked process that ends after it; its id."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
-
-
-def joined(pid: int) -> int:
-    """Wait for the end of a child; its exit status, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @dataclass

@@ -20,7 +20,8 @@ from acme_wsgi.upstream.board import (
     Group,
     Peer,
 )
-from tests.unit.upstream.backends import SECOND, enrolled, group_of, in_child, joined, key
+from tests.unit.processes import in_child, joined
+from tests.unit.upstream.backends import SECOND, enrolled, group_of, key
 
 # -- entries
 

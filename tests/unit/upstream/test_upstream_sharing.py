@@ -14,7 +14,8 @@ import pytest
 
 from acme_wsgi.upstream.board import LEAST_CONN, Board, Group
 from tests.server import wait_until
-from tests.unit.upstream.backends import group_of, in_child, joined
+from tests.unit.processes import in_child, joined
+from tests.unit.upstream.backends import group_of
 
 # Two cores may be shared by many: what takes milliseconds is given this long before it is called hanging.
 AT_ONCE = 0.5
