@@ -23,11 +23,12 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
-from tests.rogue import Rogue, Script, Unreachable, named, reserve
+from tests.rogue import Rogue, Unreachable, reserve
 from tests.server import ROOT, START_DEADLINE, living, wait_until
 from tests.wire import DEADLINE, Reply, Wire
 
@@ -211,6 +212,19 @@ class Authority:
         assert done.returncode == 0, done.stderr
 
 
+P = ParamSpec("P")
+Made = TypeVar("Made", bound=Rogue | Process | Unreachable)
+
+
+def _keeping(make: Callable[P, Made]) -> Callable[Concatenate[Backends, P], Made]:
+    """The method that makes one, with the arguments that its class takes, and keeps it to end it."""
+
+    def made(self: Backends, /, *args: P.args, **kwargs: P.kwargs) -> Made:
+        return self.keep(make(*args, **kwargs))
+
+    return made
+
+
 class Backends:
     """The `backends` fixture: makes backends, and ends them all."""
 
@@ -218,41 +232,26 @@ class Backends:
         self.directory = directory
         self._made: list[Rogue | Process | Unreachable] = []
 
-    def rogue(
-        self,
-        scripts: Mapping[str, Script] | None = None,
-        *,
-        default: Script = named,
-        on_connect: Script | None = None,
-        path: Path | None = None,
-        context: ssl.SSLContext | None = None,
-        host: str = "127.0.0.1",
-    ) -> Rogue:
-        """See tests/rogue.py."""
-        made = Rogue(scripts, default=default, on_connect=on_connect, path=path, context=context, host=host)
+    def keep(self, made: Made) -> Made:
+        """Stop this one too at the end."""
         self._made.append(made)
         return made
+
+    rogue = _keeping(Rogue)  # see tests/rogue.py
+    unreachable = _keeping(Unreachable)  # where connecting takes for ever
 
     def gunicorn(
         self, app: str = "tests.apps.basic:app", *, threads: int = 8, keep_alive: int = 60
     ) -> Gunicorn:
         """A running gunicorn."""
-        made = Gunicorn(self._home("gunicorn"), app, threads=threads, keep_alive=keep_alive)
-        self._made.append(made)
+        made = self.keep(Gunicorn(self._home("gunicorn"), app, threads=threads, keep_alive=keep_alive))
         made.start()
         return made
 
     def nginx(self, inside: str, outside: str = "") -> Nginx:
         """A running nginx with these directives in its server block, and beside it."""
-        made = Nginx(self._home("nginx"), inside, outside)
-        self._made.append(made)
+        made = self.keep(Nginx(self._home("nginx"), inside, outside))
         made.start()
-        return made
-
-    def unreachable(self) -> Unreachable:
-        """Where connecting takes for ever."""
-        made = Unreachable()
-        self._made.append(made)
         return made
 
     def refusing(self) -> Rogue:
