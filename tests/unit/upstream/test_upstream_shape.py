@@ -20,7 +20,7 @@ from acme_wsgi.errors import HTTPError
 from acme_wsgi.http.h1 import ParsedHead, ParseError, parse_head
 from acme_wsgi.upstream.shape import CHUNKED, NO_BODY, Shaper, learn_name
 from acme_wsgi.upstream.target import Target
-from tests.unit.upstream.backends import in_child, joined
+from tests.unit.processes import in_child, joined
 
 BACKEND = Target.parse("http://app1.internal:8000")
 TRUSTED = "10.0.0.1"
