@@ -158,6 +158,8 @@ cdef class Link(Stream):
             self.await_readable(deadline)
 
     cdef int await_readable(self, int64_t deadline) except -1:
+        if self.fd < 0:
+            return 0                      # nothing would end the wait; whoever reads next hears of it
         try:
             self.wait_until(WAIT_READ, deadline)
         except TimeoutError:

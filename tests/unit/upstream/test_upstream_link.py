@@ -553,6 +553,22 @@ def test_who_sends_on_a_connection_that_is_closed_hears_of_it() -> None:
     far.close()
 
 
+@with_reactor
+@pytest.mark.parametrize("said", [b"", counted(b"12")[:-1], in_chunks(b"1")[:-5], OK + b"\r\n1"])
+def test_who_comes_to_a_connection_that_was_closed_meanwhile_does_not_wait(said: bytes) -> None:
+    import gevent
+
+    link, far = linked()
+    if said:
+        far.sendall(said)
+        link.read_head(False, soon())
+        assert link.read_piece(soon()) == b"1"
+    link.abort()
+    with gevent.Timeout(5):
+        error = failure(lambda: link.read_piece(soon(60)) if said else link.read_head(False, soon(60)))
+    assert error.status == 502
+    far.close()
+
 
 @with_reactor
 def test_a_connection_is_closed_once_and_before_it_was_made() -> None:
