@@ -84,6 +84,8 @@ cdef class Link(Stream):
             while error == EAGAIN and monotonic_ns() < deadline_ns:
                 gevent.sleep(FULL_QUEUE_PAUSE)
                 error = sock.connect_ex(address)
+            if error == EAGAIN:
+                raise BackendError.slow("it took too long to connect", connecting=True)
             if error != 0 and error != EINPROGRESS:
                 raise BackendError.unreachable(os.strerror(error))
             self.fd = sock.detach()

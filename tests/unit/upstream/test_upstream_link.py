@@ -136,6 +136,15 @@ def test_a_full_listen_queue_of_a_unix_socket_is_waited_for() -> None:
         assert accepted(listener).recv(100) == REQUEST
 
 
+@with_reactor
+def test_but_not_for_ever() -> None:
+    with listening(0, family=socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        first.connect(listener.getsockname())
+        began = time.monotonic()
+        error = failure(lambda: Link().connect(socket.AF_UNIX, listener.getsockname(), soon(MOMENT)))
+        assert (error.status, error.connecting, error.retriable) == (504, True, True)
+        assert MOMENT <= time.monotonic() - began < 10 * MOMENT
+
 
 @with_reactor
 def test_a_failed_connect_holds_no_descriptor() -> None:
