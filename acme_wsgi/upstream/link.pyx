@@ -19,7 +19,7 @@ import gevent
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
-from libc.errno cimport EAGAIN, EINPROGRESS
+from libc.errno cimport EAGAIN, EINPROGRESS, errno
 
 from acme_wsgi.errors import BackendError, ClientDisconnected
 
@@ -469,7 +469,7 @@ cdef class Link(Stream):
         cdef char byte
         if self.fd < 0 or self.ended or self.hung_up or self.readable:
             return False
-        return not certain or recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0
+        return not certain or recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
 
     cdef bint still_fresh(self) noexcept:
         """Something happened on a resting connection: was it nothing that matters (as messages of TLS are)?"""

@@ -81,6 +81,8 @@ def accepted(listener: socket.socket) -> socket.socket:
     """The other end of the next connection."""
     far = listener.accept()[0]
     far.settimeout(DEADLINE)
+    if far.family != socket.AF_UNIX:
+        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return far
 
 
@@ -99,13 +101,14 @@ def linked(
         return link, accepted(listener)
 
 
+def outgoing(far: socket.socket) -> int:
+    """Bytes that the kernel still has to send; of a UNIX socket, those that were not read yet."""
+    return int(struct.unpack("i", fcntl.ioctl(far.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+
+
 def was_read(far: socket.socket) -> None:
     """Wait until the other end has read all that was sent to it; for UNIX sockets."""
-
-    def unread() -> int:
-        return int(struct.unpack("i", fcntl.ioctl(far.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
-
-    until(lambda: unread() == 0)
+    until(lambda: not outgoing(far))
 
 
 def exactly(far: socket.socket, count: int) -> bytes:
