@@ -26,6 +26,7 @@ cdef class Link(Stream):
     cdef int push(self) except -1
     cdef int more(self, int64_t deadline) except -1
     cdef int send_whole(self, const char *data, size_t length, int64_t deadline) except -1
+    cdef int push(self) except -1
     cdef int begin_body(self, Reply *reply, bint head_only) except -1
     cdef bint try_read(self) except? True
     cdef tuple next_head(self, bint head_only, int64_t deadline)

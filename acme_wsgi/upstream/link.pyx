@@ -181,6 +181,13 @@ cdef class Link(Stream):
             self.await_room(deadline)
         return 0
 
+    cdef int push(self) except -1:
+        """As flush."""
+        try:
+            return self.flush()
+        except OSError:
+            raise BackendError.broke_off("it closed the connection", self.answered) from None
+
     cdef int await_room(self, int64_t deadline) except -1:
         try:
             self.wait_until(WAIT_WRITE, deadline)

@@ -6,6 +6,7 @@ cdef class TLSLink(Link):
     cdef object incoming
     cdef object outgoing
     cdef bint ending             # nothing follows the backlog
+    cdef bytes held              # decrypted, and not read yet
     cdef bytes backlog           # encrypted, and the kernel had no room for it
 
     cdef int pull(self) except -2

@@ -13,6 +13,7 @@ import ssl
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy
 
 from acme_wsgi.errors import BackendError
 
@@ -48,7 +49,7 @@ cdef class TLSLink(Link):
         self.incoming = ssl.MemoryBIO()
         self.outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=host)
-        self.backlog = b""
+        self.backlog = self.held = b""
         self.encrypts = 1
 
     cdef int pull(self) except -2:
@@ -64,6 +65,12 @@ cdef class TLSLink(Link):
     cdef ssize_t receive_into(self, char *target, size_t room) except -2:
         cdef ssize_t got
         cdef int pulled
+        if self.held:
+            got = min(<ssize_t>room, <ssize_t>len(self.held))
+            memcpy(target, PyBytes_AS_STRING(self.held), got)
+            self.held = self.held[got:]
+            self.readable = 1
+            return got
         while True:
             try:
                 got = self.tls.read(room, PyMemoryView_FromMemory(target, <Py_ssize_t>room, PyBUF_WRITE))
@@ -113,6 +120,14 @@ cdef class TLSLink(Link):
 
     cdef int end_output(self) except -1:
         """Say goodbye (RFC 8446 6.1); the socket's own end follows once that has left."""
+        cdef bytes piece = None
+        try:
+            # OpenSSL looks for the other side's goodbye at once, and would take anything else there for an error.
+            while piece != b"":
+                piece = self.tls.read(RECORD)
+                self.held += piece
+        except ssl.SSLError:
+            pass                          # nothing more is here; an error comes again
         try:
             self.tls.unwrap()
         except ssl.SSLError:
@@ -153,3 +168,5 @@ def handshake(TLSLink link not None, int64_t deadline_ns):
         raise BackendError.slow("its TLS handshake took too long", connecting=True) from None
     except OSError as error:
         raise BackendError.unreachable(f"it broke off the TLS handshake: {error}") from None
+    # What came with its last word makes no further event.
+    link.readable = link.readable or link.incoming.pending > 0

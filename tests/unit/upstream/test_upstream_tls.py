@@ -219,6 +219,36 @@ def test_silence_is_waited_for_until_the_deadline(parties: Parties) -> None:
     link.close()
 
 
+@with_reactor
+@pytest.mark.parametrize("away", [reset, socket.socket.close])
+def test_a_server_that_leaves_at_once_is_unreachable(
+    parties: Parties, away: Callable[[socket.socket], None]
+) -> None:
+    link, far = dial(parties.client)
+    away(far)
+    error = failure(lambda: handshake(link, soon()))
+    assert (error.status, error.connecting, error.retriable) == (502, True, True)
+    link.close()
+
+
+@with_reactor
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_server_that_leaves_before_our_last_word_is_unreachable(
+    parties: Parties, version: ssl.TLSVersion
+) -> None:
+    import gevent
+
+    link, sock = dial(parties.of_version(version))
+    far = Veiled(sock, parties.server)
+    shaking = gevent.spawn(failure, lambda: handshake(link, soon()))
+    far.incoming.write(sock.recv(65536))
+    with pytest.raises(ssl.SSLWantReadError):
+        far.tls.do_handshake()
+    sock.sendall(far.outgoing.read())
+    reset(sock)  # before the loop lets the other end read
+    error = shaking.get(timeout=5)
+    assert (error.status, error.connecting, error.retriable) == (502, True, True)
+    link.close()
 
 
 @with_reactor
@@ -312,6 +342,31 @@ def test_records_may_be_cut_anywhere(parties: Parties) -> None:
         assert link.reusable and link.rest()
 
 
+@with_reactor
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_comes_with_the_last_word_of_the_handshake_is_not_waited_for_again(
+    parties: Parties, version: ssl.TLSVersion
+) -> None:
+    """A server that is too busy may say so at once."""
+    import gevent
+
+    link, sock = dial(parties.of_version(version))
+    far = Veiled(sock, parties.server)
+    shaking = gevent.spawn(handshake, link, soon())
+    while True:
+        far.incoming.write(sock.recv(65536))
+        try:
+            far.tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            sock.sendall(far.outgoing.read())
+    held = far.outgoing.read() + far.encrypted(counted(b"busy"))
+    sock.sendall(held)
+    shaking.get(timeout=5)
+    link.begin()
+    with gevent.Timeout(5):
+        assert answer(link) == ("200 OK", b"busy")
+
 
 @with_reactor
 def test_a_backend_that_reads_nothing_is_waited_for_until_the_deadline(parties: Parties) -> None:
@@ -339,6 +394,33 @@ def test_a_backend_that_leaves_while_it_is_sent_to_broke_off(parties: Parties, s
     error = sending.get(timeout=5)
     assert (error.status, error.retriable, error.connecting) == (502, True, False)
 
+
+@with_reactor
+@pytest.mark.parametrize("away", [reset, socket.socket.close])
+def test_a_backend_that_leaves_while_the_last_record_waits_for_room_broke_off(
+    parties: Parties, away: Callable[[socket.socket], None]
+) -> None:
+    import gevent
+
+    link, far = secured(parties.client, parties.server, buffers=8192)
+
+    def flush() -> object:
+        try:
+            link.send(b"", soon())
+        except BackendError as error:
+            return error
+        return None
+
+    while True:
+        failure(lambda: link.send(bytes(20 * MB), soon(MOMENT)))
+        sending = gevent.spawn(flush)
+        gevent.sleep(0)
+        if not sending.dead:
+            break
+    away(far.sock)
+    error = sending.get(timeout=5)
+    assert isinstance(error, BackendError)
+    assert (error.status, error.retriable, error.connecting) == (502, True, False)
 
 
 # -- the end ----------------------------------------------------------------------------------------------
@@ -517,6 +599,25 @@ def test_the_end_of_a_client_is_a_goodbye_after_its_last_byte(parties: Parties) 
 
     tunnelled(parties, test, buffers=16384)
 
+
+def test_the_end_of_a_client_loses_nothing_of_what_comes_from_the_backend(parties: Parties) -> None:
+    def test(rig: Rig, wire: Any, far: Veiled) -> None:
+        import gevent
+
+        data = body_of(8 * MB)
+
+        def send() -> None:
+            far.send(data)
+            far.say_goodbye()
+
+        sending = gevent.spawn(send)
+        rig.until(lambda: outgoing(far.sock), "bytes at every place on the way: nobody reads")
+        wire.end()
+        assert far.receive() == b""
+        assert exactly(wire.sock, len(data) + 1) == data
+        sending.get()
+
+    tunnelled(parties, test)
 
 
 def test_a_client_may_end_after_the_backend(parties: Parties) -> None:
