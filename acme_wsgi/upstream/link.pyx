@@ -462,7 +462,12 @@ cdef class Link(Stream):
             and not (self.eof or self.ended or self.hung_up)
 
     cpdef bint rest(self) except? True:
-        """Nothing is expected any more: from now on every byte is one too many. False if one is there already."""
+        """Nothing is expected any more: from now on every byte is one too many.
+
+        False if one is there already, or the connection was closed meanwhile.
+        """
+        if self.fd < 0:
+            return False
         if self.size > KEPT:
             self.drop_buffer()
         self.start = self.end = 0

@@ -154,13 +154,15 @@ cdef class Shelf:
             if link.usable(certain):
                 return self.take(link)
             link.close()
-        while pool.waiters or pool.open >= pool.limit and not pool.make_room():
-            link = pool.wait_in_line(self, place if place is not None else Place(), queue_deadline_ns)
+        if pool.waiters or pool.open >= pool.limit and not pool.make_room():
+            link = pool.wait_in_line(None if fresh else self, place if place is not None else Place(), queue_deadline_ns)
             if link is None:
                 return self.take(self.connect(connect_ns))
-            if link.usable(False):
+            if link.usable(certain):
                 return self.take(link)
-            link.close()                  # it ended on its way to us
+            pool.open += 1                # it ended on its way to us: its place stays ours when it closes
+            link.close()
+            return self.take(self.connect(connect_ns))
         pool.open += 1
         return self.take(self.connect(connect_ns))
 

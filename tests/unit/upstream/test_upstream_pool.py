@@ -153,6 +153,16 @@ def test_a_fresh_one_is_made_even_where_one_is_idle() -> None:
     bench.finish()
 
 
+@with_reactor
+def test_a_fresh_one_is_made_for_who_had_to_wait_for_it() -> None:
+    bench = Bench(1)
+    link = bench.acquire()
+    waiter = spawned(lambda: bench.acquire(fresh=True))
+    bench.shelves[0].release(link, True)
+    assert waiter.get(timeout=5) is not link
+    assert not link.usable(False)
+    bench.finish()
+
 
 @with_reactor
 def test_idle_ones_that_ended_are_passed_over() -> None:
@@ -467,6 +477,23 @@ def test_a_turn_that_comes_as_the_time_is_over_is_not_lost() -> None:
         bench.check()
     bench.finish()
 
+
+@with_reactor
+@pytest.mark.parametrize("away", AWAY)
+def test_a_connection_that_ends_on_its_way_to_a_waiter_is_replaced(
+    away: Callable[[socket.socket], None],
+) -> None:
+    bench = Bench(1, servers=2)
+    link = bench.acquire()
+    first, second = spawned(lambda: bench.acquire(certain=True)), spawned(lambda: bench.acquire(1))
+    until(lambda: bench.servers[0].ends)
+    away(bench.servers[0].ends[0])
+    link.shelf.release(link, True)
+    mine = first.get(timeout=5)
+    assert mine is not link and mine.usable(True) and not second.dead
+    mine.shelf.release(mine, True)
+    assert second.get(timeout=5) in bench.shelves[1].busy
+    bench.finish()
 
 
 @with_reactor
