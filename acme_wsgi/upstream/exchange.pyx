@@ -192,6 +192,8 @@ cdef class Exchange:
         self.interims += 1
         if self.interims > INTERIMS:
             raise BackendError.nonsense("too many interim responses")
+        if self.link.status == 101:
+            raise BackendError.nonsense("it switched protocols without having been asked")
         if self.link.status != 100:
             request.interim(self.link.status, fields)
         return 0
@@ -227,14 +229,14 @@ cdef class Exchange:
             at = link.send_from(piece, at, self.deadline(self.patience.write_ns), self.early is None)
             if at == len(piece):
                 return False
-            if self.early is None and link.end > link.start:
+            while self.early is None and link.end > link.start:
                 self.early = link.head_here(self.head_only)
-            if link.eof:
-                return True
-            if self.early is not None and link.status < 200:
-                head, self.early = self.early, None
-                self.pass_interim(request, head[1])
-            elif self.early is not None and link.status >= 400:
+                if self.early is None:
+                    break
+                if link.status < 200:
+                    head, self.early = self.early, None
+                    self.pass_interim(request, head[1])
+            if link.eof or self.early is not None and link.status >= 400:
                 return True
 
     cdef bint has_answered(self) except? True:

@@ -320,6 +320,17 @@ def test_some_answers_say_that_a_backend_is_not_well(status: bytes, verdict: Ver
     bench.check(idle=1)
 
 
+@with_reactor
+def test_it_is_not_well_either_when_nobody_waits_for_the_end_of_what_it_says() -> None:
+    for status, verdict in ((b"500 Oops", "failed"), (b"200 OK", "ok")):
+        bench = Bench()
+        attempt = bench.start()
+        bench.far().sendall(counted(b"body", status)[:-1])
+        assert attempt.response.close is not None
+        attempt.response.close()
+        assert bench.verdict() == verdict
+        bench.check(idle=0)
+
 
 @with_reactor
 def test_a_head_request_has_no_body_to_wait_for() -> None:
@@ -720,6 +731,26 @@ def endless() -> Iterator[bytes]:
     return itertools.repeat(bytes(65536))
 
 
+@with_reactor
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
+@pytest.mark.parametrize("away", [None, socket.socket.close])
+def test_a_refusal_ends_the_upload(said: bytes, away: Callable[[socket.socket], None] | None) -> None:
+    bench = Bench(buffers=8192)
+    reader = Uploading()
+    reader.pieces = endless()
+    attempt = bench.start(Payload(10**12, None, reader=reader), method="POST")
+    far = bench.far()
+    head(far)
+    far.sendall(said + counted(b"too much", b"413 Content Too Large"))
+    if away:
+        to_be_read = exactly(far, 10**6)
+        assert len(to_be_read) == 10**6
+    assert (attempt.response.status, attempt.body()) == ("413 Content Too Large", b"too much")
+    assert [status for status, _ in attempt.request.interims] == ([103] if b"103" in said else [])
+    assert bench.verdict() == "ok"
+    bench.check(idle=0)
+    far.close()
+
 
 @with_reactor
 def test_a_refusal_from_a_backend_that_has_closed_already_is_heard() -> None:
@@ -753,6 +784,21 @@ def test_an_early_answer_that_is_no_refusal_does_not_end_the_upload() -> None:
     assert attempt.body() == b"fine" and bench.verdict() == "ok"
     bench.check(idle=1)
 
+
+@with_reactor
+def test_a_switch_of_protocols_amid_an_upload_is_nonsense() -> None:
+    bench = Bench(buffers=8192)
+    reader = Uploading()
+    reader.pieces = endless()
+    attempt = bench.start(Payload(10**12, None, reader=reader), method="POST")
+    far = bench.far()
+    head(far)
+    far.sendall(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+    error = attempt.error()
+    assert error.status == 502 and "without having been asked" in str(error)
+    assert bench.verdict() == "failed"
+    bench.check(idle=0)
+    far.close()
 
 
 @with_reactor
