@@ -129,7 +129,8 @@ cdef class Exchange:
         lane.group.begin(lane.member, lane.slot)
         try:
             self.link = lane.shelf.acquire(
-                self.deadline(self.patience.queue_ns), self.patience.connect_ns, certain, fresh, self.place)
+                self.deadline(self.patience.queue_ns), self.patience.connect_ns, certain, fresh, self.until_ns,
+                self.place)
             if self.left:
                 raise ClientDisconnected("the client went away while its request waited for a backend")
             self.send(request, shaper, payload)

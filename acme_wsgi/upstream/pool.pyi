@@ -59,6 +59,7 @@ class Shelf:
         connect_ns: int,
         certain: bool,
         fresh: bool = False,
+        until_ns: int = 0,
         place: Place | None = None,
     ) -> Link: ...
     def connect_alone(self, deadline_ns: int) -> Link: ...

@@ -140,12 +140,13 @@ cdef class Shelf:
     # ---- for a request ----------------------------------------------------------------------------
 
     cpdef Link acquire(self, int64_t queue_deadline_ns, int64_t connect_ns, bint certain, bint fresh=False,
-                       Place place=None):
+                       int64_t until_ns=0, Place place=None):
         """A connection, an idle one if there is any.
 
         queue_deadline_ns: until then it waits at the limit. connect_ns: how long connecting may take. certain: an idle
-        connection is looked at once more before it is used. fresh: a new one, even where one is idle. place: by which it
-        can leave the line. Raises PoolFull, BackendError; ClientDisconnected for who has left.
+        connection is looked at once more before it is used. fresh: a new one, even where one is idle. until_ns: connecting
+        ends then in any case, 0 = it doesn't. place: by which it can leave the line. Raises PoolFull, BackendError;
+        ClientDisconnected for who has left.
         """
         cdef Link link
         cdef Pool pool = self.pool
@@ -156,24 +157,25 @@ cdef class Shelf:
             link.close()
         if pool.waiters or pool.open >= pool.limit and not pool.make_room():
             link = pool.wait_in_line(None if fresh else self, place if place is not None else Place(), queue_deadline_ns)
-            if link is None:
-                return self.take(self.connect(connect_ns))
-            if link.usable(certain):
-                return self.take(link)
-            pool.open += 1                # it ended on its way to us: its place stays ours when it closes
-            link.close()
-            return self.take(self.connect(connect_ns))
+            if link is not None:
+                if link.usable(certain):
+                    return self.take(link)
+                pool.open += 1            # it ended on its way to us: its place stays ours when it closes
+                link.close()
+            return self.take(self.connect(connect_ns, until_ns))
         pool.open += 1
-        return self.take(self.connect(connect_ns))
+        return self.take(self.connect(connect_ns, until_ns))
 
     cdef Link take(self, Link link):
         link.begin()
         self.busy.add(link)
         return link
 
-    def connect(self, int64_t connect_ns):
+    def connect(self, int64_t connect_ns, int64_t until_ns=0):
         """A new connection; its place in the pool is counted already, and given back when it can't be made."""
         cdef int64_t deadline = monotonic_ns() + connect_ns
+        if until_ns and until_ns < deadline:
+            deadline = until_ns
         try:
             link = self.connect_alone(deadline)
         except BaseException as error:

@@ -953,6 +953,20 @@ def test_the_limit_of_the_whole_is_one_of_each_wait() -> None:
     bench.check(idle=0)
 
 
+@with_reactor
+def test_it_is_one_of_connecting_too() -> None:
+    with Unreachable() as unreachable:
+        bench = Bench(port=unreachable.port, total=MOMENT)
+        began = time.monotonic()
+        error = bench.start().error()
+        assert MOMENT <= time.monotonic() - began < 10 * MOMENT
+        assert error.status == 504 and error.connecting and bench.verdict() == "unreachable"
+        bench.check(idle=0)
+        # And of the attempt after it.
+        began = time.monotonic()
+        attempt = bench.start(until_ns=time.monotonic_ns() + int(MOMENT * 1e9))
+        assert attempt.error().status == 504 and time.monotonic() - began < 10 * MOMENT
+
 
 @with_reactor
 def test_it_is_one_of_a_body_that_comes_for_ever() -> None:
