@@ -48,7 +48,8 @@ def with_reactor(test: Callable[P, None]) -> Callable[P, None]:
         reactor = Reactor()
         reactor.attach()
         reactor.need_tick(0.01)
-        test(*args, **kwargs)
+        with tempfile.TemporaryDirectory(prefix="acme-far-") as tempfile.tempdir:
+            test(*args, **kwargs)
         gc.collect()
         assert not lost, lost
 
@@ -61,7 +62,7 @@ def soon(seconds: float = DEADLINE) -> int:
 
 
 def listening(backlog: int = 128, *, family: int = socket.AF_INET, buffers: int = 0) -> socket.socket:
-    """A listener; of AF_UNIX, in a directory of its own. What it accepts waits in the loop."""
+    """A listener. What it accepts waits in the loop."""
     import gevent.socket
 
     listener: socket.socket = gevent.socket.socket(family)
@@ -69,7 +70,7 @@ def listening(backlog: int = 128, *, family: int = socket.AF_INET, buffers: int 
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
     if family == socket.AF_UNIX:
-        listener.bind(str(Path(tempfile.mkdtemp(prefix="acme-far-")) / "far.sock"))
+        listener.bind(str(Path(tempfile.mkdtemp()) / "far.sock"))
     else:
         listener.bind(("127.0.0.1", 0))
     listener.listen(backlog)
@@ -93,10 +94,6 @@ def linked(
     with listening(family=family, buffers=buffers) as listener:
         link = Link(shelf)
         link.connect(family, listener.getsockname(), soon())
-        if family == socket.AF_UNIX:
-            path = Path(listener.getsockname())
-            path.unlink()
-            path.parent.rmdir()
         link.begin()
         return link, accepted(listener)
 
