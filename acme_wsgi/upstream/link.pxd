@@ -24,9 +24,9 @@ cdef class Link(Stream):
     cdef ssize_t get(self, char *target, size_t room) except -2
     cdef ssize_t give(self, const char *data, size_t length) except -2
     cdef int push(self) except -1
+    cdef object broken(self, error)
     cdef int more(self, int64_t deadline) except -1
     cdef int send_whole(self, const char *data, size_t length, int64_t deadline) except -1
-    cdef int push(self) except -1
     cdef int begin_body(self, Reply *reply, bint head_only) except -1
     cdef bint try_read(self) except? True
     cdef tuple next_head(self, bint head_only, int64_t deadline)

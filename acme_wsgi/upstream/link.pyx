@@ -118,28 +118,27 @@ cdef class Link(Stream):
             raise BackendError.broke_off("the connection was closed under it", self.answered)
         try:
             return self.receive_into(target, room)
-        except ClientDisconnected:
-            raise BackendError.broke_off("it reset the connection", self.answered) from None
         except OSError as error:
-            raise BackendError.broke_off(str(error), self.answered) from None
+            raise self.broken(error) from None
 
     cdef ssize_t give(self, const char *data, size_t length) except -2:
         """As try_send: bytes taken, -1 when there is no room now."""
         try:
             return self.try_send(data, length, 0)
-        except ClientDisconnected:
-            raise BackendError.broke_off("it closed the connection", self.answered) from None
         except OSError as error:
-            raise BackendError.broke_off(str(error), self.answered) from None
+            raise self.broken(error) from None
 
     cdef int push(self) except -1:
         """As flush: 1 = all has left, 0 = no room now."""
         try:
             return self.flush()
-        except ClientDisconnected:
-            raise BackendError.broke_off("it closed the connection", self.answered) from None
         except OSError as error:
-            raise BackendError.broke_off(str(error), self.answered) from None
+            raise self.broken(error) from None
+
+    cdef object broken(self, error):
+        """A Stream speaks of a client; here it is the backend that has gone."""
+        gone = isinstance(error, ClientDisconnected)
+        return BackendError.broke_off("it reset the connection" if gone else str(error), self.answered)
 
     cdef int more(self, int64_t deadline) except -1:
         """Read what has come into the buffer, waiting until something has. 0 at the backend's end, else 1."""
@@ -180,13 +179,6 @@ cdef class Link(Stream):
         while not self.push():
             self.await_room(deadline)
         return 0
-
-    cdef int push(self) except -1:
-        """As flush."""
-        try:
-            return self.flush()
-        except OSError:
-            raise BackendError.broke_off("it closed the connection", self.answered) from None
 
     cdef int await_room(self, int64_t deadline) except -1:
         try:

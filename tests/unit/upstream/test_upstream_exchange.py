@@ -530,8 +530,7 @@ def test_a_client_that_leaves_in_the_queue_is_not_sent() -> None:
     second.request.on_leave()
     far.sendall(counted(b"first"))
     assert first.body() == b"first" and isinstance(second.outcome, ClientDisconnected)
-    far = bench.far()  # the third's
-    head(far)
+    head(far)  # the third's: who has left stands in nobody's way
     far.sendall(counted(b"third"))
     assert third.body() == b"third"
     until(lambda: not bench.peer()["active"])
