@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from acme_wsgi.errors import BackendError, HTTPError
+from acme_wsgi.errors import BackendError, ClientDisconnected, HTTPError
 from acme_wsgi.http.writer import Response
 from acme_wsgi.upstream import fallback
 from acme_wsgi.upstream.balancer import Balancer
@@ -38,6 +38,13 @@ IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 """Methods that may be sent again after bytes were sent (RFC 9110 section 9.2.2)."""
 
 _RETRY_AFTER = ("Retry-After", "5")
+MOST_HOPS = 8
+"""Servers of this kind that a request may have come through: more are one, whose backend leads back."""
+
+# RFC 9110 section 7.6.2: their Max-Forwards is each proxy's to count down.
+_ABOUT_THE_WAY = frozenset(("TRACE", "OPTIONS"))
+_MOST_FORWARDS = 255
+
 # The attempts have limits of their own; the engine's clock must not end them as a handler that hangs.
 _OWN_CLOCK = 1e9
 
@@ -103,9 +110,10 @@ class Forwarder:
     def handle(self, request: Request) -> Response:
         """Answer a request by the answer of a backend."""
         balancer = self.balancer
-        if request.method == "TRACE":
-            # A backend would answer the whole request: the account of its URL, and what the route adds.
-            raise HTTPError(501, "TRACE is not passed on to the servers behind this one.")
+        if request.method in _ABOUT_THE_WAY or "HTTP_VIA" in request.environ:
+            answer = _answer_ourselves(request)
+            if answer is not None:
+                return answer
         request.set_timeout(_OWN_CLOCK)
         payload = payload_of(request.environ, request.method, self.tunnel_idle)
         again = request.method in IDEMPOTENT and payload.data is not None
@@ -121,7 +129,7 @@ class Forwarder:
             return self._refuse()
         exchange = Exchange(lane, self.patience)
         try:
-            response = exchange.run(request, self.shaper, payload, not again)
+            response = exchange.run(request, self.shaper, payload)
         except BackendError as error:
             response, cookie = self._retry(request, payload, exchange, error, again, cookie)
         if cookie:
@@ -152,6 +160,8 @@ class Forwarder:
                 return self._give_up(error)
             if attempt > 1:
                 gevent.sleep(backoff(attempt))
+                if failed.left:
+                    raise ClientDisconnected("the client went away before its request was tried again")
             lane: Lane | None = failed.lane
             # A connection that was idle for too long is no reason to send a visitor elsewhere.
             if not failed.stale or self.balancer.simple:
@@ -163,7 +173,7 @@ class Forwarder:
             exchange = Exchange(lane, self.patience, failed.until_ns)
             try:
                 # On a new connection: that an idle one breaks can happen to a request once.
-                return exchange.run(request, self.shaper, payload, not again, True), cookie
+                return exchange.run(request, self.shaper, payload, True), cookie
             except BackendError as next_error:
                 failed, error = exchange, next_error
 
@@ -193,6 +203,22 @@ class Forwarder:
         if self.page is not None:
             return self.page()
         raise HTTPError(503, "No server behind this one can answer now.", headers=[_RETRY_AFTER])
+
+
+def _answer_ourselves(request: Request) -> Response | None:
+    """What concerns the chain of proxies, not the backend; None: it goes on."""
+    environ = request.environ
+    if environ.get("HTTP_VIA", "").count(" acme") >= MOST_HOPS:
+        raise HTTPError(508, "This request goes in a circle.")
+    if request.method == "TRACE":
+        # A backend would answer the whole request: the account of its URL, and what the route adds.
+        raise HTTPError(501, "TRACE is not passed on to the servers behind this one.")
+    hops = environ.get("HTTP_MAX_FORWARDS", "")
+    if request.method == "OPTIONS" and hops.isascii() and hops.isdigit():
+        if not hops.strip("0"):
+            return Response("204 No Content", [])
+        environ["HTTP_MAX_FORWARDS"] = str(min(int(hops[-9:]), _MOST_FORWARDS) - 1)
+    return None
 
 
 def _tell(failed: Exchange, error: BackendError, request: Request) -> None:

@@ -89,6 +89,8 @@ cdef class Group:
     cpdef int pick(self, uint64_t tried=*, uint64_t hash=*, bint may_try=*) noexcept
     cpdef bint usable(self, int member) except -1
     cpdef void begin(self, int member, int slot) except *
+    cpdef bint judge(self, int member, bint ok, int64_t duration_ns) except -1
+    cpdef int leave(self, int member, int slot) except -1
     cpdef bint end(self, int member, int slot, bint ok, int64_t duration_ns, bint connecting=*) except -1
     cpdef void abandon(self, int member, int slot=*, int64_t duration_ns=*) except *
     cpdef bint failed(self, int member, bint connecting) except -1

@@ -45,6 +45,8 @@ cdef extern from "board_pick.h":
     bint group_usable(const GroupView *view, int member) nogil
     bint group_failed(const GroupView *view, int member, int64_t took, bint connecting) nogil
     void group_begin(const GroupView *view, int member, int slot) nogil
+    bint group_judge(const GroupView *view, int member, bint ok, int64_t took, bint connecting) nogil
+    void *group_leave(const GroupView *view, int member, int slot) nogil
     void group_abandon(const GroupView *view, int member, int slot, int64_t took) nogil
     bint group_end(const GroupView *view, int member, int slot, bint ok, int64_t took, bint connecting) nogil
 
@@ -463,6 +465,20 @@ cdef class Group:
         """
         self.check(member, slot)
         return group_end(&self.view, member, slot, ok, duration_ns, connecting and not ok)
+
+    cpdef bint judge(self, int member, bint ok, int64_t duration_ns) except -1:
+        """The verdict and the latency of a request that goes on: its response has begun, so long after `begin`.
+
+        Returns whether this opened a closed circuit. Its end is `leave`.
+        """
+        self.check(member, 0)
+        return group_judge(&self.view, member, ok, duration_ns, False)
+
+    cpdef int leave(self, int member, int slot) except -1:
+        """It has ended, and was judged before."""
+        self.check(member, slot)
+        group_leave(&self.view, member, slot)
+        return 0
 
     cpdef void abandon(self, int member, int slot=-1, int64_t duration_ns=0) except *:
         """It has ended without a verdict on the backend: its client left. Slot -1: it was picked, and never begun."""

@@ -239,9 +239,9 @@ static inline void group_abandon(const GroupView *view, int member, int slot, in
     if (board_now(view->at.board) - took >= LOAD(peer->opened)) STORE(peer->trial, 0);
 }
 
-/* The end of a request with a verdict; returns whether it opened the circuit. */
-static inline int group_end(const GroupView *view, int member, int slot, int ok, int64_t took, int connecting) {
-    PeerEntry *peer = group_leave(view, member, slot);
+/* What has become of a request, which may go on: a stream, a tunnel. Returns whether that opened the circuit. */
+static inline int group_judge(const GroupView *view, int member, int ok, int64_t took, int connecting) {
+    PeerEntry *peer = peer_of(view, member);
     if (!peer) return 0;
     if (took < 0) took = 0;
     /* How long a refusal takes says nothing about responses. */
@@ -249,6 +249,11 @@ static inline int group_end(const GroupView *view, int member, int slot, int ok,
     if (!ok) return group_failed(view, member, took, connecting);
     mark_success(view->at.board, peer, took);
     return 0;
+}
+
+/* The end of a request with a verdict; returns whether it opened the circuit. */
+static inline int group_end(const GroupView *view, int member, int slot, int ok, int64_t took, int connecting) {
+    return group_leave(view, member, slot) ? group_judge(view, member, ok, took, connecting) : 0;
 }
 
 #endif

@@ -96,8 +96,9 @@ cdef class Exchange:
     cdef bint head_only
     cdef int interims
     cdef bint broken_off         # the answer came before the request was sent to its end
-    cdef bint left               # the client has gone
+    cdef readonly bint left      # the client has gone
     cdef bint begun              # the body was asked for
+    cdef bint judged             # the board has heard how it went, but not yet that it is over
     cdef bint failing            # the answer is whole, but says that the backend is not well
     cdef readonly bint stale     # it failed since the connection had been closed while it was idle
 
@@ -115,11 +116,10 @@ cdef class Exchange:
 
     # ---- the attempt ------------------------------------------------------------------------------
 
-    cpdef Response run(self, request, Shaper shaper, Payload payload, bint certain, bint fresh=False):
+    cpdef Response run(self, request, Shaper shaper, Payload payload, bint fresh=False):
         """Send the request and return the Response, whose body may still be coming.
 
-        certain: a connection is looked at twice, because a second attempt is not possible. fresh: an idle one won't do.
-        Raises BackendError, pool.PoolFull, and whatever reading the client's body raises.
+        fresh: an idle connection won't do. Raises BackendError, pool.PoolFull, and whatever reading the client's body raises.
         """
         cdef Lane lane = self.lane
         self.request_id = request.request_id
@@ -129,8 +129,7 @@ cdef class Exchange:
         lane.group.begin(lane.member, lane.slot)
         try:
             self.link = lane.shelf.acquire(
-                self.deadline(self.patience.queue_ns), self.patience.connect_ns, certain, fresh, self.until_ns,
-                self.place)
+                self.deadline(self.patience.queue_ns), self.patience.connect_ns, fresh, self.until_ns, self.place)
             if self.left:
                 raise ClientDisconnected("the client went away while its request waited for a backend")
             self.send(request, shaper, payload)
@@ -262,6 +261,7 @@ cdef class Exchange:
         if body is not None:
             self.end(not self.failing, link.is_reusable())
             return Response(text, fields, body)
+        self.judge()
         return Response(text, fields, self, self.close, buffer=HELD)
 
     cdef object switch(self, Payload payload, text, fields):
@@ -270,6 +270,7 @@ cdef class Exchange:
         if not payload.upgrade:
             raise BackendError.nonsense("it switched protocols without having been asked")
         fields = [*fields, ("Connection", "Upgrade"), ("Upgrade", link.protocol)]
+        self.judge()
         return Response(text, fields, Tunnel(link, link.take_rest(), payload.tunnel_idle), self.close)
 
     def __iter__(self):
@@ -285,6 +286,8 @@ cdef class Exchange:
             if not link.has_more():
                 return b""                # lets the head go ahead: the body may be long in coming
         try:
+            if self.until_ns and monotonic_ns() > self.until_ns:
+                raise BackendError.slow("the whole exchange took too long", answered=True)
             piece = link.next_piece(self.deadline(self.patience.read_ns))
         except BackendError as error:
             self.fail(error)
@@ -323,6 +326,13 @@ cdef class Exchange:
             self.end(0, False, error.connecting)
         return 0
 
+    cdef int judge(self) except -1:
+        """The response has begun, and may last: what is known of the backend now doesn't wait for its end."""
+        cdef Lane lane = self.lane
+        self.judged = True
+        lane.group.judge(lane.member, not self.failing, monotonic_ns() - self.begun_ns)
+        return 0
+
     cdef int end(self, int ok, bint reusable, bint connecting=False) except -1:
         """Once: ok is 1 for a success, 0 for a failure (while connecting or not), -1 for neither."""
         cdef Link link = self.link
@@ -333,7 +343,11 @@ cdef class Exchange:
         self.link = None
         if link is not None:
             lane.shelf.release(link, reusable)
-        if ok < 0:
+        if self.judged:
+            if ok == 0 and not self.failing:
+                lane.group.failed(lane.member, False)
+            lane.group.leave(lane.member, lane.slot)
+        elif ok < 0:
             lane.group.abandon(lane.member, lane.slot, monotonic_ns() - self.begun_ns)
         else:
             lane.group.end(lane.member, lane.slot, ok, monotonic_ns() - self.begun_ns, connecting)

@@ -218,20 +218,26 @@ class Checker(Generic[P]):
         self._running = 0
 
     def _take_over(self, now: float) -> None:
-        """Begin where the one before us left off, spread over the interval."""
+        """Begin where the one before us left off; whom nobody has checked yet is spread over the interval."""
         for index, subject in enumerate(self._subjects):
             interval = subject.plan.check.interval
             subject.due = now + interval * (index / len(self._subjects) + JITTER * self._jitter())
             subject.last = None
-            subject.down, subject.down_since = self._found(subject.plan.key)
+            self._find(subject, now)
 
-    def _found(self, key: bytes) -> tuple[bool, float | None]:
-        """Whether a backend is down by what the board says, and since when."""
-        peer = self._peer(key)
-        if peer is None or peer.state() != "down":
-            return False, None
-        since = peer.snapshot().get("since_ns")
-        return True, since / 1e9 if since else None
+    def _find(self, subject: _Subject[P], now: float) -> None:
+        """What the board says of a backend: is it down, since when, and when is its next check due?"""
+        subject.down, subject.down_since = False, None
+        peer = self._peer(subject.plan.key)
+        if peer is None:
+            return
+        known = peer.snapshot()
+        checked, since = known.get("checked_ns"), known.get("since_ns")
+        if checked:
+            # Workers come and go: were each to begin anew, the last in the list might never be checked.
+            subject.due = min(subject.due, max(now, checked / 1e9 + subject.plan.check.interval))
+        if peer.state() == "down":
+            subject.down, subject.down_since = True, since / 1e9 if since else None
 
     def _peer(self, key: bytes) -> Peer | None:
         """The backend's entry, looked up each time: it may be given to another backend after a reload."""

@@ -39,7 +39,7 @@ cdef class Link(Stream):
     cdef int await_room(self, int64_t deadline) except -1
     cpdef int begin(self) except -1
     cpdef bint rest(self) except? True
-    cpdef bint usable(self, bint certain) except? True
+    cpdef bint usable(self) except? True
     cdef bytes buffered_body(self)
     cdef bytes next_piece(self, int64_t deadline)
     cdef bytes piece_of_length(self, int64_t deadline)

@@ -468,12 +468,15 @@ cdef class Link(Stream):
             return False
         return self.fd >= 0 and not (self.ended or self.hung_up)
 
-    cpdef bint usable(self, bint certain) except? True:
-        """Is the resting connection still good? With `certain`, the kernel is asked; else only what is known counts."""
+    cpdef bint usable(self) except? True:
+        """Is the resting connection still good, by what the kernel knows at this moment?
+
+        Its event may not have come yet; and bytes that nobody asked for must not be taken for the next answer.
+        """
         cdef char byte
         if self.fd < 0 or self.ended or self.hung_up or self.readable:
             return False
-        return not certain or recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
+        return recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
 
     cdef bint still_fresh(self) noexcept:
         """Something happened on a resting connection: was it nothing that matters (as messages of TLS are)?"""

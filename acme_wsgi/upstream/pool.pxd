@@ -35,7 +35,7 @@ cdef class Shelf:
     cdef readonly list idle              # the one used last comes last
     cdef readonly set busy
 
-    cpdef Link acquire(self, int64_t queue_deadline_ns, int64_t connect_ns, bint certain, bint fresh=*,
+    cpdef Link acquire(self, int64_t queue_deadline_ns, int64_t connect_ns, bint fresh=*,
                        int64_t until_ns=*, Place place=*)
     cdef Link take(self, Link link)
     cpdef int release(self, Link link, bint reusable) except -1

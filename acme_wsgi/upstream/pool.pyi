@@ -57,7 +57,6 @@ class Shelf:
         self,
         queue_deadline_ns: int,
         connect_ns: int,
-        certain: bool,
         fresh: bool = False,
         until_ns: int = 0,
         place: Place | None = None,

@@ -139,26 +139,25 @@ cdef class Shelf:
 
     # ---- for a request ----------------------------------------------------------------------------
 
-    cpdef Link acquire(self, int64_t queue_deadline_ns, int64_t connect_ns, bint certain, bint fresh=False,
+    cpdef Link acquire(self, int64_t queue_deadline_ns, int64_t connect_ns, bint fresh=False,
                        int64_t until_ns=0, Place place=None):
         """A connection, an idle one if there is any.
 
-        queue_deadline_ns: until then it waits at the limit. connect_ns: how long connecting may take. certain: an idle
-        connection is looked at once more before it is used. fresh: a new one, even where one is idle. until_ns: connecting
-        ends then in any case, 0 = it doesn't. place: by which it can leave the line. Raises PoolFull, BackendError;
-        ClientDisconnected for who has left.
+        queue_deadline_ns: until then it waits at the limit. connect_ns: how long connecting may take. fresh: a new one,
+        even where one is idle. until_ns: connecting ends then in any case, 0 = it doesn't. place: by which it can leave the
+        line. Raises PoolFull, BackendError; ClientDisconnected for who has left.
         """
         cdef Link link
         cdef Pool pool = self.pool
         while self.idle and not fresh:
             link = <Link>self.idle.pop()
-            if link.usable(certain):
+            if link.usable():
                 return self.take(link)
             link.close()
         if pool.waiters or pool.open >= pool.limit and not pool.make_room():
             link = pool.wait_in_line(None if fresh else self, place if place is not None else Place(), queue_deadline_ns)
             if link is not None:
-                if link.usable(certain):
+                if link.usable():
                     return self.take(link)
                 pool.open += 1            # it ended on its way to us: its place stays ours when it closes
                 link.close()
@@ -235,7 +234,7 @@ cdef class Shelf:
             return 0
         if pool.waiters:
             # The loop has had no time to hear what happened on it.
-            if (<Place>next(iter(pool.waiters))).shelf is self and link.usable(True):
+            if (<Place>next(iter(pool.waiters))).shelf is self and link.usable():
                 pool.first_in_line().turn.set(link)
             else:
                 link.close()              # which gives the first in line its turn

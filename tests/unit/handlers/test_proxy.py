@@ -67,8 +67,8 @@ class Attempts:
     def __init__(self, *outcomes: Callable[[], Outcome]) -> None:
         self.outcomes = list(outcomes)
         self.lanes: list[Lane] = []
-        self.certain: list[bool] = []
         self.fresh: list[bool] = []
+        self.left = False
         self.until: list[int] = []
         self.cookies: list[str | None] = []
         self.patience: Patience | None = None
@@ -77,11 +77,10 @@ class Attempts:
     def __call__(self, lane: Lane, patience: Patience, until_ns: int = 0) -> Any:
         self.patience = patience
         self.until.append(until_ns)
-        exchange = SimpleNamespace(lane=lane, until_ns=until_ns or 77, stale=False)
+        exchange = SimpleNamespace(lane=lane, until_ns=until_ns or 77, stale=False, left=self.left)
 
-        def run(request: Any, shaper: Any, payload: Payload, certain: bool, fresh: bool = False) -> Response:
+        def run(request: Any, shaper: Any, payload: Payload, fresh: bool = False) -> Response:
             self.lanes.append(lane)
-            self.certain.append(certain)
             self.fresh.append(fresh)
             self.payloads.append(payload)
             self.cookies.append(request.environ.get("HTTP_COOKIE"))
@@ -185,8 +184,6 @@ def test_attempts(
     failing = site(failure)
     assert failing.error(method, **BODIES[kind]).status == status
     assert len(failing.attempts) == (3 if again else 1)
-    # Where no second attempt is possible, an idle connection is looked at twice.
-    assert failing.attempts.certain == [not repeatable] * len(failing.attempts)
     # That an idle one breaks can happen to a request once.
     assert failing.attempts.fresh == [False, True, True][: len(failing.attempts)]
     if failure is not Stale:
@@ -213,6 +210,35 @@ def test_a_trace_would_show_the_client_what_is_secret(site: Sites) -> None:
     here = site(ok)
     assert here.error("TRACE").status == 501
     assert not here.attempts.lanes
+
+
+@pytest.mark.parametrize(("hops", "left"), [("3", "2"), ("1", "0"), ("999999999999", "254"), ("x", "x")])
+def test_options_are_counted_down(site: Sites, hops: str, left: str) -> None:
+    here = site(ok)
+    request = FakeRequest("/x", "OPTIONS", HTTP_MAX_FORWARDS=hops)
+    here.handler(request)
+    assert request.environ["HTTP_MAX_FORWARDS"] == left
+
+
+def test_options_that_may_go_no_further_are_answered_here(site: Sites) -> None:
+    here = site(ok)
+    assert here.ask("OPTIONS", HTTP_MAX_FORWARDS="0").status == "204 No Content"
+    assert not here.attempts.lanes
+
+
+def test_a_request_that_goes_in_a_circle_ends(site: Sites) -> None:
+    here = site(ok)
+    here.ask(HTTP_VIA="1.0 fred, 1.1 acme, 1.1 acme")
+    assert here.error(HTTP_VIA=", ".join(["1.1 acme"] * 8)).status == 508
+    assert len(here.attempts) == 1
+
+
+def test_a_client_that_leaves_before_the_next_attempt_has_none(site: Sites) -> None:
+    here = site(refused)
+    here.attempts.left = True
+    with pytest.raises(ClientDisconnected):
+        here.ask()
+    assert len(here.attempts) == 2, "the second goes at once, the third after a pause"
 
 
 def test_an_error_of_the_backends_own_is_an_answer(site: Sites) -> None:

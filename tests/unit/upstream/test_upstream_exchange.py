@@ -167,11 +167,8 @@ class Attempt:
         gevent.sleep(0)
 
     def _run(self, payload: Payload, options: dict[str, bool]) -> object:
-        options = {"certain": False, "fresh": False, **options}
         try:
-            return self.exchange.run(
-                self.request, self.bench.shaper, payload, options["certain"], options["fresh"]
-            )
+            return self.exchange.run(self.request, self.bench.shaper, payload, options.get("fresh", False))
         except Exception as error:  # noqa: BLE001
             return error
 
@@ -506,12 +503,12 @@ def test_a_slow_answer_on_an_idle_connection_is_the_backends_fault() -> None:
 
 
 @with_reactor
-def test_where_no_second_attempt_is_possible_a_dead_connection_is_not_used() -> None:
+def test_a_connection_that_died_a_moment_ago_is_not_used() -> None:
     for away in (reset, socket.socket.close):
         bench = Bench()
         far = used(bench)
         away(far)
-        attempt = bench.start(certain=True, method="POST")
+        attempt = bench.start(method="POST")
         far = bench.far()
         far.sendall(counted(b"second"))
         assert attempt.body() == b"second" and bench.verdict() == "ok"
@@ -590,8 +587,27 @@ def test_a_client_that_leaves_amid_the_body_ends_the_request(form: bytes, readin
             list(body)
     assert attempt.response.close is not None
     attempt.response.close()
-    assert to_end(far) == b"" and bench.verdict() == "nothing"
+    assert to_end(far) == b"" and bench.verdict() == "ok", "the backend had answered"
     bench.check(idle=0)
+
+
+@with_reactor
+def test_a_response_that_lasts_is_judged_when_it_begins() -> None:
+    """How long a stream goes on says nothing about the backend, and its circuit must not wait for the end."""
+    bench = Bench()
+    attempt = bench.start()
+    far = bench.far()
+    head(far)
+    far.sendall(OK + b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n")
+    assert next(iter(attempt.response.body)) is not None
+    begun = bench.peer()
+    assert begun["active"] == 1 and begun["latency_sum_ns"] and not begun["failures"]
+    far.close()
+    with pytest.raises(BackendError):
+        list(attempt.response.body)
+    ended = bench.peer()
+    assert ended["active"] == 0 and ended["failures"] == 1, "it broke off"
+    assert ended["latency_sum_ns"] == begun["latency_sum_ns"]
 
 
 @with_reactor
@@ -1058,7 +1074,7 @@ def storm(rng: random.Random) -> None:
             Payload(size, None, reader=Uploading(bytes(size))),
             Payload(CHUNKED, None, reader=Uploading(bytes(size), BodyError("cut"))),
         ]
-        attempt = bench.start(rng.choice(payloads), certain=rng.random() < 0.5, fresh=rng.random() < 0.1)
+        attempt = bench.start(rng.choice(payloads), fresh=rng.random() < 0.1)
         attempts.append(attempt)
         tasks.append(gevent.spawn(finish, attempt))
         if rng.random() < 0.3:

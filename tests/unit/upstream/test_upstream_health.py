@@ -42,6 +42,7 @@ class Entry:
 
     down: bool = False
     since_ns: int = 0
+    checked_ns: int = 0
     row: int = 0
     noted: list[tuple[bool, str]] = field(default_factory=list)
 
@@ -49,7 +50,7 @@ class Entry:
         return "down" if self.down else "up"
 
     def snapshot(self) -> dict[str, Any]:
-        return {"since_ns": self.since_ns}
+        return {"since_ns": self.since_ns, "checked_ns": self.checked_ns}
 
     def note_check(self, ok: bool, text: str) -> str | None:
         self.noted.append((ok, text))
@@ -440,6 +441,18 @@ def test_a_worker_elected_again_begins_afresh() -> None:
     site.pass_by(0.6)
     assert [number for _, number in site.probed] == [0, 0, 1]
     assert site.entry(0).noted == site.entry(1).noted == [(True, "200")]
+
+
+@in_loop
+def test_who_takes_over_goes_on_where_the_one_before_stopped() -> None:
+    """Were each to begin anew with the first, workers that come and go would never get to the last."""
+    site = Site(4, interval=4.0)
+    site.entry(3).checked_ns = int((site.now - 10.0) * 1e9)  # overdue
+    site.entry(1).checked_ns = int((site.now - 3.5) * 1e9)
+    site.entry(0).checked_ns = int((site.now - 0.1) * 1e9)
+    site.step()
+    site.pass_by(0.9)
+    assert {number for _, number in site.probed} >= {1, 3}
 
 
 @in_loop

@@ -468,7 +468,7 @@ def test_none_follows_an_end_that_came_with_the_answer() -> None:
     link, far = linked()
     far.sendall(counted(b"bye"))
     far.close()
-    until(lambda: not link.usable(False))
+    until(lambda: not link.usable())
     assert answer(link) == ("200 OK", b"bye")
     assert not (link.reusable and link.rest())
 
@@ -492,11 +492,11 @@ def test_whatever_happens_on_a_resting_connection_ends_it(away: Callable[[socket
     link, far = linked(shelf=shelf)
     far.sendall(counted(b"body"))
     answer(link)
-    assert link.reusable and link.rest() and link.usable(True) and link.usable(False)
+    assert link.reusable and link.rest() and link.usable()
     away(far)
     until(lambda: shelf.ends)
     assert shelf.ends == [True]
-    assert not link.usable(False) and not link.usable(True)
+    assert not link.usable()
     link.close()
     assert shelf.ends == [True]
 
@@ -512,7 +512,7 @@ def test_the_kernel_knows_before_the_loop_does(
     answer(link)
     assert link.rest()
     away(far)  # and nothing of the loop runs before the question
-    assert link.usable(False) and not link.usable(True)
+    assert not link.usable()
 
 
 @with_reactor
@@ -520,7 +520,7 @@ def test_a_connection_does_not_rest_on_bytes_that_nobody_asked_for() -> None:
     link, far = linked()
     far.sendall(counted(b"body"))
     answer(link)
-    with waiting(lambda: until(lambda: not link.usable(False))):
+    with waiting(lambda: until(lambda: not link.usable())):
         far.sendall(b"more")
     assert not link.rest()
     far.close()
@@ -591,7 +591,7 @@ def test_a_connection_is_closed_once_and_before_it_was_made() -> None:
     link.close()
     link.abort()
     assert shelf.ends == [False] and to_end(far) == b""
-    assert not link.usable(False)
+    assert not link.usable()
 
 
 @with_reactor

@@ -74,7 +74,6 @@ class Bench:
         return sum(peer["connections"] for peer in self.board.describe())
 
     def acquire(self, shelf: int = 0, seconds: float = 5, **options: Any) -> Link:
-        options = {"certain": False, **options}
         return self.shelves[shelf].acquire(soon(seconds), CONNECT, **options)
 
     def check(self) -> None:
@@ -160,13 +159,13 @@ def test_a_fresh_one_is_made_for_who_had_to_wait_for_it() -> None:
     waiter = spawned(lambda: bench.acquire(fresh=True))
     bench.shelves[0].release(link, True)
     assert waiter.get(timeout=5) is not link
-    assert not link.usable(False)
+    assert not link.usable()
     bench.finish()
 
 
 @with_reactor
 def test_idle_ones_that_ended_are_passed_over() -> None:
-    for certain, loop_runs in ((False, True), (True, False)):
+    for loop_runs in (True, False):
         bench = Bench(3)
         links = [bench.acquire() for _ in range(3)]
         until(lambda bench=bench: len(bench.servers[0].ends) == 3)  # type: ignore[misc]
@@ -176,7 +175,7 @@ def test_idle_ones_that_ended_are_passed_over() -> None:
             end.close()
         if loop_runs:
             until(lambda bench=bench: bench.pool.open == 1)  # type: ignore[misc]
-        assert bench.acquire(certain=certain) is links[0]
+        assert bench.acquire() is links[0]
         assert bench.pool.open == 1
         bench.finish()
 
@@ -186,7 +185,7 @@ def test_without_reuse_nothing_is_kept() -> None:
     bench = Bench(2, reuse_connections=False, min_idle=2)
     link = bench.acquire()
     bench.shelves[0].release(link, True)
-    assert not link.usable(False) and bench.pool.open == 0
+    assert not link.usable() and bench.pool.open == 0
     assert not bench.shelves[0].warm(CONNECT)
     bench.finish()
 
@@ -485,12 +484,12 @@ def test_a_connection_that_ends_on_its_way_to_a_waiter_is_replaced(
 ) -> None:
     bench = Bench(1, servers=2)
     link = bench.acquire()
-    first, second = spawned(lambda: bench.acquire(certain=True)), spawned(lambda: bench.acquire(1))
+    first, second = spawned(lambda: bench.acquire()), spawned(lambda: bench.acquire(1))
     until(lambda: bench.servers[0].ends)
     away(bench.servers[0].ends[0])
     link.shelf.release(link, True)
     mine = first.get(timeout=5)
-    assert mine is not link and mine.usable(True) and not second.dead
+    assert mine is not link and mine.usable() and not second.dead
     mine.shelf.release(mine, True)
     assert second.get(timeout=5) in bench.shelves[1].busy
     bench.finish()
@@ -505,9 +504,9 @@ def test_room_is_made_by_the_one_that_is_idle_for_longest() -> None:
     bench.acquire(0)
     assert bench.pool.open == 3
     bench.acquire(0)
-    assert [link.usable(False) for link in links] == [True, False, True]
+    assert [link.usable() for link in links] == [True, False, True]
     bench.acquire(0)
-    assert [link.usable(False) for link in links] == [True, False, False]
+    assert [link.usable() for link in links] == [True, False, False]
     assert bench.pool.open == bench.gauge == 3
     bench.finish()
 
@@ -573,7 +572,7 @@ def test_cut_ends_what_is_in_use_and_nothing_else() -> None:
     waiting = spawned(lambda: links[1].read_head(False, soon()))
     bench.shelves[0].cut()
     assert isinstance(waiting.get(timeout=5), BackendError)
-    assert [link.usable(False) for link in links] == [True, False, False]
+    assert [link.usable() for link in links] == [True, False, False]
     bench.check()
     assert bench.pool.open == 1
     bench.shelves[0].drop_idle()

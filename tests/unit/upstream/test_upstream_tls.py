@@ -475,7 +475,7 @@ def resting(parties: Parties, version: ssl.TLSVersion) -> tuple[TLSLink, Veiled]
     link, far = secured(parties.of_version(version), parties.server)
     far.send(counted(b"body"))
     answer(link)
-    assert link.reusable and link.rest() and link.usable(True)
+    assert link.reusable and link.rest() and link.usable()
     return link, far
 
 
@@ -501,7 +501,7 @@ def test_tickets_that_come_late_end_nothing(parties: Parties) -> None:
     for byte in tickets:
         sock.sendall(bytes([byte]))
         gevent.sleep(0)
-    until(lambda: link.usable(True))
+    until(lambda: link.usable())
     link.begin()
     link.send(b"a request", soon())
     assert far.exactly(9) == b"a request"
@@ -522,8 +522,8 @@ def test_bytes_a_goodbye_or_an_end_do(parties: Parties, version: ssl.TLSVersion)
     for end in ends:
         link, far = resting(parties, version)
         end(far)
-        assert not link.usable(True)
-        until(lambda link=link: not link.usable(False))  # type: ignore[misc]
+        assert not link.usable()
+        until(lambda link=link: not link.usable())  # type: ignore[misc]
         link.close()
 
 
@@ -559,7 +559,7 @@ def tunnelled(parties: Parties, test: Callable[[Rig, Any, Veiled], None], *, buf
             test(rig, wire, far)
         far.close()
         rig.until(lambda: not rig.count("in_flight"), "the tunnel's end")
-        assert not link.usable(False)
+        assert not link.usable()
 
     run()
 
