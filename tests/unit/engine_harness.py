@@ -30,6 +30,7 @@ from typing import Any
 from acme_wsgi.config import load
 from acme_wsgi.http.writer import Response
 from acme_wsgi.scoreboard import READY, Scoreboard
+from tests.unit.processes import fresh_loop
 from tests.wire import DEADLINE, Wire
 
 Dispatch = Callable[[Any], Response]
@@ -178,6 +179,7 @@ def _child(
     status = 1
     try:
         signal.alarm(CHILD_SECONDS)
+        fresh_loop()
         unraisable: list[str] = []
         sys.unraisablehook = lambda args: unraisable.extend(traceback.format_exception(args.exc_value))
         rig = Rig(*sets, **options)

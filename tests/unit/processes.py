@@ -22,6 +22,18 @@ def python(source: str, then: str = "input()") -> Iterator[int]:
             process.kill()
 
 
+def fresh_loop() -> None:
+    """In a forked child: a gevent hub of its own, where tests before may have left one in the parent.
+
+    Its threads were not forked, its descriptors are the parent's, and its clock stands where the parent
+    let it run last: a timer of ten seconds would be over at once.
+    """
+    import gevent
+
+    gevent.reinit()
+    gevent.get_hub().loop.update_now()
+
+
 def in_child(work: Callable[[], None]) -> int:
     """Run a function in a forked process that ends after it; its id."""
     pid = os.fork()

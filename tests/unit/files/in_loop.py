@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Callable
 from typing import ParamSpec
 
+from tests.unit.processes import fresh_loop
+
 P = ParamSpec("P")
 
 DEADLINE = 10
@@ -37,11 +39,8 @@ def in_loop(test: Callable[P, None]) -> Callable[P, None]:
 
 
 def _run(test: Callable[[], None]) -> int:
-    import gevent
-
     try:
-        # A test that ran in this process before may have left a hub, whose threads were not forked.
-        gevent.reinit()
+        fresh_loop()
         test()
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
