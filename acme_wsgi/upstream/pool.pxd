@@ -8,7 +8,12 @@ from acme_wsgi.upstream.link cimport Link
 cdef class Place:
     cdef Pool pool
     cdef readonly Shelf shelf
-    cdef readonly object turn            # gevent.event.AsyncResult: a Link, or None
+    cdef object greenlet                 # who waits
+    cdef int64_t deadline_ns
+    cdef int outcome
+    cdef Link link                       # whose turn it is: their connection, None if they are to make one
+
+    cdef int decide(self, int outcome, Link link) except -1
 
 
 cdef class Pool:
@@ -21,7 +26,10 @@ cdef class Pool:
     cdef readonly long open              # connections, those that are being made included
     cdef object waiters                  # Places, who waits for longest comes first
     cdef readonly list shelves
+    cdef object hub
+    cdef object timer
 
+    cdef int watch(self) except -1
     cdef Link wait_in_line(self, Shelf shelf, Place place, int64_t deadline_ns)
     cdef Place first_in_line(self)
 

@@ -14,11 +14,11 @@ import socket
 from collections import OrderedDict
 
 import gevent
-from gevent.event import AsyncResult
 
 from acme_wsgi.errors import BackendError, ClientDisconnected, HTTPError
 
 from acme_wsgi.clock cimport monotonic_ns
+from acme_wsgi.reactor cimport running
 from acme_wsgi.upstream.link cimport Link
 from acme_wsgi.upstream.tls import TLSLink, handshake
 
@@ -39,6 +39,17 @@ class PoolFull(HTTPError):
         super().__init__(503, "The servers behind this one are busy.", headers=[("Retry-After", "1")])
 
 
+cdef enum:
+    WAITS
+    HAS_TURN                 # a connection is theirs, or the right to make one
+    LATE                     # their time is over
+    LEFT                     # their client has gone
+
+# How often the line is looked through for those whose time is over, in seconds. One timer for all: with one for each,
+# waiting cost as much as the request itself.
+cdef double LOOK = 0.05
+
+
 cdef class Place:
     """A request's in the line for a connection; it has one only while it waits."""
 
@@ -46,7 +57,18 @@ cdef class Place:
         """Its client has gone: others go on in its place. Does nothing for one who doesn't wait."""
         if self.pool is not None and self in self.pool.waiters:
             del self.pool.waiters[self]
-            self.turn.set_exception(ClientDisconnected("the client went away while its request waited for a backend"))
+            self.decide(LEFT, None)
+
+    cdef int decide(self, int outcome, Link link) except -1:
+        """What has come of the waiting; its greenlet hears of it in the loop's next round."""
+        self.outcome = outcome
+        self.link = link
+        self.pool.hub.loop.run_callback(self.resume)
+        return 0
+
+    def resume(self):
+        if self.greenlet is not None:     # else it was ended meanwhile by somebody else
+            self.greenlet.switch()
 
 
 cdef class Pool:
@@ -86,20 +108,50 @@ cdef class Pool:
 
     cdef Link wait_in_line(self, Shelf shelf, Place place, int64_t deadline_ns):
         """Wait for a turn: a connection to this very backend, or None, which is the right to make one."""
+        cdef Link link
         if len(self.waiters) >= self.waiting_limit:
             raise PoolFull
-        place.pool, place.shelf, place.turn = self, shelf, AsyncResult()
+        place.pool, place.shelf, place.deadline_ns = self, shelf, deadline_ns
+        place.outcome = WAITS
         self.waiters[place] = None
+        self.watch()
+        place.greenlet = running()
         try:
-            return place.turn.get(timeout=max(0.0, (deadline_ns - monotonic_ns()) * 1e-9))
-        except BaseException as error:
-            if place.turn.successful():    # it came in the very moment in which we gave up
-                self.pass_on(place.turn.value)
+            while place.outcome == WAITS:
+                self.hub.switch()
+        except BaseException:
+            if place.outcome == HAS_TURN:      # it came in the very moment in which we were ended
+                self.pass_on(place.link)
             else:
                 self.waiters.pop(place, None)
-            if isinstance(error, gevent.Timeout):
-                raise PoolFull from None
             raise
+        finally:
+            place.greenlet = None
+        if place.outcome == LATE:
+            raise PoolFull
+        if place.outcome == LEFT:
+            raise ClientDisconnected("the client went away while its request waited for a backend")
+        link, place.link = place.link, None
+        return link
+
+    cdef int watch(self) except -1:
+        """Somebody waits: look for those whose time is over, as long as anybody does."""
+        if self.hub is None:
+            self.hub = gevent.get_hub()
+            self.timer = self.hub.loop.timer(LOOK, LOOK)
+        if not self.timer.active:
+            self.timer.start(self.end_late, update=True)
+        return 0
+
+    def end_late(self):
+        """In the hub, now and then."""
+        cdef int64_t now = monotonic_ns()
+        if not self.waiters:
+            self.timer.stop()
+            return
+        for place in [place for place in self.waiters if (<Place>place).deadline_ns <= now]:
+            del self.waiters[place]
+            (<Place>place).decide(LATE, None)
 
     cdef Place first_in_line(self):
         """Who has waited for longest; waits no more."""
@@ -117,7 +169,7 @@ cdef class Pool:
         """There is room for one more: who waits for longest may connect."""
         if self.waiters and self.open < self.limit:
             self.open += 1
-            self.first_in_line().turn.set(None)
+            self.first_in_line().decide(HAS_TURN, None)
 
 
 cdef class Shelf:
@@ -235,7 +287,7 @@ cdef class Shelf:
         if pool.waiters:
             # The loop has had no time to hear what happened on it.
             if (<Place>next(iter(pool.waiters))).shelf is self and link.usable():
-                pool.first_in_line().turn.set(link)
+                pool.first_in_line().decide(HAS_TURN, link)
             else:
                 link.close()              # which gives the first in line its turn
             return 0
