@@ -47,7 +47,7 @@ cdef enum:
 
 # How often the line is looked through for those whose time is over, in seconds. One timer for all: with one for each,
 # waiting cost as much as the request itself.
-cdef double LOOK = 0.05
+cdef double LOOK = 0.2
 
 
 cdef class Place:
