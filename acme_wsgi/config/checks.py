@@ -43,7 +43,7 @@ def check(config: Config, places: Mapping[str, Place], failed: set[str]) -> list
 
 def warn(config: Config, places: Mapping[str, Place]) -> list[Problem]:
     """What `config` asks for that this version doesn't do, or that something else keeps from happening."""
-    return [*_unbuilt(config, "", True, places), *_cut_short(config, places)]
+    return [*_unbuilt(config, "", True, places), *_shared_cookies(config, places)]
 
 
 class _Checks:
@@ -270,17 +270,29 @@ class _Checks:
             yield Conflict.at(self._place(dotted), dotted, f"found {rule.to!r}: {error}; {where}", hint)
 
 
-def _cut_short(config: Config, places: Mapping[str, Place]) -> Iterator[Problem]:
-    """Times for a backend that end after the request's own time does."""
+def _shared_cookies(config: Config, places: Mapping[str, Place]) -> Iterator[Problem]:
+    """Routes whose sticky cookies have one name on one host, but other backends: each would lose visitors."""
+    seen: list[tuple[int, str, set[str], set[str]]] = []
     for index, route in enumerate(config.routes):
-        dotted, name = f"routes[{index}].proxy_timeout", f"routes[{index}].timeout"
-        limit = route.timeout
-        if limit is None:
-            name, limit = "server.timeout", config.server.timeout
-        if route.proxy_timeout is not None and route.proxy_timeout > limit:
-            what = f"{DURATION.show(route.proxy_timeout)} is never reached"
-            why = f"{name} ({places.get(name, 'default')}) ends the request after {DURATION.show(limit)}"
-            yield places.get(dotted, _NOWHERE).problem(dotted, f"{what}: {why}")
+        sticky = (route.load_balancing or config.load_balancing).sticky_sessions
+        if route.type != "proxy" or not sticky.enabled:
+            continue
+        backends = {each.url for each in route.backends or config.backends}
+        backends = {route.backend} if route.backend is not None else backends
+        hosts = set(route.host)
+        for other, name, others, other_hosts in seen:
+            if name == sticky.cookie_name and others != backends and _overlap(hosts, other_hosts):
+                where = places.get(f"routes[{index}].path", _NOWHERE)
+                why = f"routes[{other}] has other backends and a cookie of that name, so each loses visitors"
+                dotted = f"routes[{index}].load_balancing.sticky_sessions.cookie_name"
+                yield where.problem(dotted, f"{name}: {why}; give it a name of its own")
+                break
+        seen.append((index, sticky.cookie_name, backends, hosts))
+
+
+def _overlap(hosts: set[str], others: set[str]) -> bool:
+    """Whether a visitor of one can be one of the other; no hosts are all of them."""
+    return not hosts or not others or bool(hosts & others)
 
 
 def _and_around(dotted: str) -> Iterator[str]:

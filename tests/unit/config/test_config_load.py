@@ -221,17 +221,30 @@ def test_what_has_no_effect_yet_is_warned_about(file: Path) -> None:
     ]
 
 
-def test_a_time_that_is_never_reached_is_warned_about(file: Path) -> None:
+def test_a_cookie_that_two_groups_share_is_warned_about(file: Path) -> None:
     config = loaded(
         file,
-        "routes:\n- {path: /a, type: proxy, backend: 'http://a:1', proxy_timeout: 40s}\n"
-        "- {path: /b, type: proxy, backend: 'http://a:1', proxy_timeout: 40s, timeout: 1m}\n"
-        "- {path: /c, type: proxy, backend: 'http://a:1', proxy_timeout: 2m, timeout: 1m}\n",
+        "load_balancing: {sticky_sessions: {enabled: true}}\nbackends: [{url: 'http://a'}, {url: 'http://b'}]\n"
+        "routes:\n- {path: /a, type: proxy}\n- {path: /b, type: proxy}\n"
+        "- {path: /c, type: proxy, backend: 'http://c'}\n"
+        "- {path: /d, type: proxy, backend: 'http://d', "
+        "load_balancing: {sticky_sessions: {cookie_name: OTHER}}}\n"
+        "- {path: /e, type: proxy, backend: 'http://e', load_balancing: {sticky_sessions: {enabled: false}}}\n",
     )
     assert [str(each).removeprefix(f"{file}:") for each in config.warnings] == [
-        "2:65: routes[0].proxy_timeout: 40s is never reached: server.timeout (default) ends the request after 30s",
-        f"4:65: routes[2].proxy_timeout: 2m is never reached: routes[2].timeout ({file}:4) ends the request after 1m",
+        "6:10: routes[2].load_balancing.sticky_sessions.cookie_name: ACME_BACKEND: routes[0] has other backends and a"
+        " cookie of that name, so each loses visitors; give it a name of its own",
     ]
+
+
+def test_cookies_of_different_hosts_are_not(file: Path) -> None:
+    config = loaded(
+        file,
+        "load_balancing: {sticky_sessions: {enabled: true}}\nroutes:\n"
+        "- {path: /, host: a.example, type: proxy, backend: 'http://a'}\n"
+        "- {path: /, host: b.example, type: proxy, backend: 'http://b'}\n",
+    )
+    assert config.warnings == ()
 
 
 def test_a_route_of_the_servers_backends_inherits_piece_by_piece(file: Path) -> None:
