@@ -28,6 +28,8 @@ CYTHON_MODULES = [
     "acme_wsgi.loading",
     "acme_wsgi.sending",
     "acme_wsgi.body",
+    "acme_wsgi.service",
+    "acme_wsgi.request",
     "acme_wsgi.answer",
     "acme_wsgi.tunnel",
     "acme_wsgi.admission",

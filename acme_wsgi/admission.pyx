@@ -19,22 +19,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp
 
-from acme_wsgi.answer cimport (
-    HTTP_1_0,
-    HTTP_1_1,
-    LIST_GRANTED,
-    LIST_IDLE,
-    LIST_QUEUE,
-    LIST_RUN,
-    LOG_BATCH,
-    Service,
-)
 from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.http.chunked cimport Chunked, chunked_next, chunked_start
 from acme_wsgi.http.environ cimport ascii, latin1, method_name, put_fields
 from acme_wsgi.http.grammar cimport same_name
 from acme_wsgi.http.h1 cimport Head, read_head
 from acme_wsgi.http.writer cimport Scratch
+from acme_wsgi.request cimport HTTP_1_0, HTTP_1_1
+from acme_wsgi.service cimport LIST_GRANTED, LIST_IDLE, LIST_QUEUE, LIST_RUN, LOG_BATCH, Service
 
 cdef extern from "Python.h":
     int PyGC_Disable()

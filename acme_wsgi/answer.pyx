@@ -13,16 +13,16 @@ bytes that come in, except to drop them.
 import logging
 
 from cpython.bytes cimport PyBytes_AS_STRING
-from libc.stdlib cimport free, malloc
 
-from acme_wsgi.errors import ClientDisconnected, HTTPError, error_page, reason
+from acme_wsgi.errors import ClientDisconnected
 
 from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.http.chunked cimport Chunked, chunked_next
-from acme_wsgi.http.environ cimport ascii
-from acme_wsgi.http.writer cimport FileBody, Parts, Prepared, write_head, write_interim
-from acme_wsgi.reactor cimport Channel, running
+from acme_wsgi.http.writer cimport FileBody, Parts, Prepared, Scratch, write_head
+from acme_wsgi.reactor cimport running
+from acme_wsgi.request cimport HTTP_1_0, HTTP_1_1, NO_BODY
 from acme_wsgi.sending cimport ALL_OUT, LAST_CHUNK, TURN_OVER, Sending, Sent
+from acme_wsgi.service cimport INPUT, LIST_IDLE, LIST_LINGER, LIST_QUEUE, LIST_RUN, LIST_SEND, LOG_BATCH, grant
 
 cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
@@ -37,129 +37,6 @@ log = logging.getLogger("acme.answer")
 cdef enum:
     SMALL = 16384            # a body up to this size is copied behind its head
     DRAIN = 262144           # an unread body up to this size is read and dropped, a larger one ends the connection
-
-HTTP_1_1 = "HTTP/1.1"
-HTTP_1_0 = "HTTP/1.0"
-NO_BODY = Body.__new__(Body)
-NO_BODY.done = True
-NO_BODY.length = -1
-
-
-cdef class Service:
-    """What all connections of a worker share: where requests go, the clock's text, the scratch buffers."""
-
-    def __cinit__(self):
-        self.input = <char *>malloc(INPUT)
-        self.out = Scratch()
-        if self.input == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        free(self.input)
-        free(self.path)
-
-    cdef str make_id(self):
-        """32 hexadecimal digits nobody has seen before: splitmix64, seeded from the system per worker."""
-        cdef char digits[32]
-        cdef int half, at
-        cdef uint64_t z
-        for half in range(2):
-            self.id_state += 0x9E3779B97F4A7C15ULL + (self.id_stream if half else 0)
-            z = self.id_state
-            z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9ULL
-            z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EBULL
-            z ^= z >> 31
-            for at in range(16):
-                digits[half * 16 + at] = b"0123456789abcdef"[z & 15]
-                z >>= 4
-        return ascii(digits, 32)
-
-
-cdef class Request:
-    """One request: what the pipeline sees. `environ` is the whole WSGI environ.
-
-    Called, it is environ["wsgi.early_hints"].
-    """
-
-    def __call__(self, headers):
-        self.early_hints(headers)
-
-    @property
-    def params(self):
-        """What the route's pattern captured, as text."""
-        if self._params is None:
-            self._params = {}
-        return self._params
-
-    @params.setter
-    def params(self, dict value):
-        self._params = value
-
-    @property
-    def host(self):
-        """The Host in lower case without port, "" if there was none."""
-        cdef str host = self.environ.get("HTTP_HOST", "").lower()
-        if host.startswith("["):
-            return host[:host.find("]") + 1]
-        return host.partition(":")[0]
-
-    def start(self, status, headers):
-        """Begin the response early; returns `write` (PEP 3333). The head leaves with the first write."""
-        if self.started:
-            raise AssertionError("the response has begun already")
-        if self.connection is None:
-            raise ClientDisconnected("the request is over")
-        encode = None
-        if self.on_start is not None:
-            headers, encode = self.on_start(status, list(headers))
-        self.connection.plan_head(self, status, headers, -1)
-        self.connection.hold_head(self)
-        if encode is None:
-            return self.write
-        write = self.write
-        return lambda data: write(encode(data))
-
-    def write(self, bytes data not None):
-        """Send a piece of the body now."""
-        if self.connection is None:
-            raise ValueError("write() after the end of the request")
-        if data:
-            self.connection.send_piece(self, data)
-
-    def early_hints(self, headers):
-        """Send a 103 with `headers` now (RFC 8297); nothing to a client of HTTP/1.0 or after the head."""
-        self.interim(103, headers)
-
-    def interim(self, int status, headers):
-        """Send an interim response now (RFC 9110 15.2); nothing to a client of HTTP/1.0 or after the head.
-
-        status: 100 to 199 but not 101, which is final; ValueError for another, or for fields that it can't have.
-        """
-        cdef bytes interim
-        headers = list(headers)           # before the shared buffer is touched: iterating it may block
-        if self.minor < 1 or self.started or self.connection is None:
-            return
-        self.connection.service.out.used = 0
-        write_interim(self.connection.service.out, status, headers)
-        interim = self.connection.service.out.getvalue()
-        if status == 100 and self.body is not NO_BODY:
-            self.body.expect = False
-        self.connection.send_all(PyBytes_AS_STRING(interim), len(interim))
-
-    def limit_body(self, long long size):
-        """Another max_body_size, in bytes, for this request. Raises HTTPError 413 if its length is known and over."""
-        if self.body is not NO_BODY:
-            self.body.limit = size
-        if self.body.length > size:
-            raise HTTPError(413, "the request body is larger than this route takes")
-
-    def set_timeout(self, double seconds):
-        """Another deadline for this request, in seconds from its begin."""
-        self.timeout_ns = <int64_t>(seconds * 1e9)
-
-    def close_connection(self):
-        """The connection ends with this response."""
-        self.close_wanted = True
 
 
 cdef class Answering(Sending):
@@ -584,16 +461,6 @@ cdef class Answering(Sending):
             self.finish(request, True)
 
 
-cdef void grant(Reactor reactor, Service service) noexcept:
-    """Whoever has waited longest may run, if there is room; they keep the time since when they wait."""
-    cdef Channel first
-    while reactor.lists[LIST_QUEUE].length \
-            and reactor.lists[LIST_RUN].length + reactor.lists[LIST_GRANTED].length < service.max_concurrency:
-        first = reactor.oldest(LIST_QUEUE)
-        reactor.enter(first, LIST_GRANTED, first.since_ns)
-        reactor.make_ready(first)
-
-
 cdef int severity(object error):
     """How bad it is that a response could not be sent to its end: clients leave, and files are rewritten."""
     if isinstance(error, ClientDisconnected):
@@ -637,10 +504,3 @@ cdef void call_closer(Request request) noexcept:
     except BaseException:
         log.exception("close() of the response to %s %s failed (request %s)", request.method, request.target,
                       request.request_id)
-
-
-cdef Response error_response(Request request, object error):
-    content_type, page = error_page(error.status, error.code, error.message, request.request_id,
-                                    request.environ.get("HTTP_ACCEPT", ""))
-    headers = [("Content-Type", content_type), ("Cache-Control", "no-store"), *error.headers]
-    return Response(f"{error.status} {reason(error.status)}", headers, page)

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t
 
 from acme_wsgi.admission cimport Waiting
-from acme_wsgi.answer cimport Request
+from acme_wsgi.request cimport Request
 
 
 cdef class Connection(Waiting):

@@ -23,9 +23,18 @@ from acme_wsgi.errors import BodyError, ClientDisconnected, DeadlineExceeded, HT
 from acme_wsgi.http import proxy_protocol
 
 from acme_wsgi.admission cimport Waiting
-from acme_wsgi.answer cimport (
-    HTTP_1_0,
-    HTTP_1_1,
+from acme_wsgi.answer cimport call_closer
+from acme_wsgi.body cimport Body
+from acme_wsgi.clock cimport monotonic_ns
+from acme_wsgi.http.chunked cimport Chunked, chunked_next, chunked_start
+from acme_wsgi.http.environ cimport ascii, latin1, method_name, put_fields
+from acme_wsgi.http.grammar cimport same_name
+from acme_wsgi.http.h1 cimport Head, normalise_path, read_head
+from acme_wsgi.http.writer cimport Response, Tunnel
+from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE, running
+from acme_wsgi.request cimport HTTP_1_0, HTTP_1_1, NO_BODY, error_response
+from acme_wsgi.scoreboard cimport SlotData
+from acme_wsgi.service cimport (
     INPUT,
     LIST_BODY,
     LIST_GRANTED,
@@ -36,20 +45,8 @@ from acme_wsgi.answer cimport (
     LIST_RUN,
     LIST_SEND,
     LIST_TUNNEL,
-    NO_BODY,
     Service,
-    call_closer,
-    error_response,
 )
-from acme_wsgi.body cimport Body
-from acme_wsgi.clock cimport monotonic_ns
-from acme_wsgi.http.chunked cimport Chunked, chunked_next, chunked_start
-from acme_wsgi.http.environ cimport ascii, latin1, method_name, put_fields
-from acme_wsgi.http.grammar cimport same_name
-from acme_wsgi.http.h1 cimport Head, normalise_path, read_head
-from acme_wsgi.http.writer cimport Response, Tunnel
-from acme_wsgi.reactor cimport WAIT_READ, WAIT_WRITE, running
-from acme_wsgi.scoreboard cimport SlotData
 from acme_wsgi.tunnel cimport Pump, open_tunnel
 
 cdef extern from "Python.h":

@@ -3,9 +3,9 @@ from collections.abc import Callable
 from typing import Any
 
 from acme_wsgi.config import Config
-from acme_wsgi.connection import Request
 from acme_wsgi.http.writer import Response
 from acme_wsgi.log import AccessLog
+from acme_wsgi.request import Request
 from acme_wsgi.scoreboard import Scoreboard, Slot
 
 class Engine:

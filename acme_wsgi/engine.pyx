@@ -23,7 +23,12 @@ from libc.string cimport memcmp, memcpy
 from acme_wsgi.admission import shed_head
 from acme_wsgi.http.forwarded import TrustedProxies
 
-from acme_wsgi.answer cimport (
+from acme_wsgi.clock cimport monotonic_ns
+from acme_wsgi.connection cimport Connection
+from acme_wsgi.reactor cimport Channel, Reactor
+from acme_wsgi.request cimport Request
+from acme_wsgi.scoreboard cimport Scoreboard, Slot, SlotData
+from acme_wsgi.service cimport (
     LIST_BODY,
     LIST_GRANTED,
     LIST_HEAD,
@@ -33,14 +38,9 @@ from acme_wsgi.answer cimport (
     LIST_RUN,
     LIST_SEND,
     LIST_TUNNEL,
-    Request,
     Service,
     grant,
 )
-from acme_wsgi.clock cimport monotonic_ns
-from acme_wsgi.connection cimport Connection
-from acme_wsgi.reactor cimport Channel, Reactor
-from acme_wsgi.scoreboard cimport Scoreboard, Slot, SlotData
 from acme_wsgi.stream cimport Stream
 from acme_wsgi.tunnel cimport Pump
 

@@ -2,8 +2,9 @@
 
 from libc.stdint cimport int64_t
 
-from acme_wsgi.answer cimport Answering, Request
+from acme_wsgi.answer cimport Answering
 from acme_wsgi.http.writer cimport Response
+from acme_wsgi.request cimport Request
 from acme_wsgi.stream cimport Ears, Stream
 
 

@@ -19,10 +19,10 @@ from libc.string cimport memcpy
 
 from acme_wsgi.errors import ClientDisconnected
 
-from acme_wsgi.answer cimport LIST_QUEUE, LIST_RUN, LIST_TUNNEL, grant
 from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.http.writer cimport Plan, Scratch, Tunnel, write_switch
 from acme_wsgi.reactor cimport Reactor
+from acme_wsgi.service cimport LIST_QUEUE, LIST_RUN, LIST_TUNNEL, grant
 
 cdef extern from "<sys/socket.h>" nogil:
     int getsockopt(int fd, int level, int name, void *value, unsigned int *length)

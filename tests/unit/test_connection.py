@@ -250,34 +250,6 @@ def test_a_handler_that_swallows_the_disconnect_is_not_served_another_client(rig
 
 
 @in_engine()
-def test_headers_and_hints_may_be_any_iterable_even_one_that_blocks(rig: Rig) -> None:
-    import gevent
-
-    def slow(value: str) -> Iterator[tuple[str, str]]:
-        for number in range(3):
-            gevent.sleep(0.005)
-            yield (f"X-{value}-{number}", value)
-
-    def dispatch(request: Any) -> Response:
-        who = request.path[1:]
-        request.early_hints(slow(who))
-        fields: Any = slow(who)
-        return Response(OK, fields, who.encode())
-
-    rig.dispatch = dispatch
-    wires = [rig.connect() for _ in range(10)]
-    for number, wire in enumerate(wires):
-        wire.send(GET.replace(b"/ ", b"/%d " % number))
-    for number, wire in enumerate(wires):
-        hints, reply = wire.reply(), wire.reply()
-        assert (hints.status, reply.status, reply.body) == (103, 200, b"%d" % number)
-        for answer in (hints, reply):
-            names = [name for name, _ in answer.headers if name.startswith(f"X-{number}-")]
-            assert names == [f"X-{number}-{index}" for index in range(3)]
-        wire.close()
-
-
-@in_engine()
 def test_no_body_follows_a_head_204_or_304(rig: Rig) -> None:
     for status in ("204 No Content", "304 Not Modified"):
         for body in (b"body", iter([b"body"])):

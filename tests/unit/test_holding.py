@@ -7,8 +7,6 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
 from acme_wsgi.errors import ClientDisconnected
 from acme_wsgi.http.writer import Response
 from tests.unit.engine_harness import OK, Rig, body_of, in_engine
@@ -382,48 +380,3 @@ def test_a_shutdown_cuts_what_is_held(rig: Rig) -> None:
     rig.engine.close_all()
     for wire in wires:
         assert len(wire.rest()) < len(LARGE)
-
-
-# -- interim responses ------------------------------------------------------------------------------------
-
-
-@in_engine()
-def test_any_interim_response_goes_before_the_final_one(rig: Rig) -> None:
-    def dispatch(request: Any) -> Response:
-        for status in (100, 102, 103, 199):
-            request.interim(status, [("X-Code", str(status))])
-        for status in (99, 101, 200):
-            with pytest.raises(ValueError, match="interim"):
-                request.interim(status, [])
-        with pytest.raises(ValueError, match="Content-Length"):
-            request.interim(102, [("Content-Length", "1")])
-        return Response(OK, [], request.body.read())
-
-    rig.dispatch = dispatch
-    with rig.connect() as wire:
-        wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
-        for status, phrase in (
-            (100, "Continue"),
-            (102, "Processing"),
-            (103, "Early Hints"),
-            (199, "Informational"),
-        ):
-            reply = wire.reply()
-            assert (reply.status, reply.reason, reply.header("X-Code")) == (status, phrase, str(status))
-        wire.send(b"abcde")
-        assert wire.reply().body == b"abcde", "no second 100"
-
-
-@in_engine()
-def test_no_interim_response_where_none_can_go(rig: Rig) -> None:
-    def dispatch(request: Any) -> Response:
-        if request.minor:
-            request.start(OK, [])(b"begun")
-        request.interim(102, [])
-        return Response(OK, [], b"")
-
-    rig.dispatch = dispatch
-    for version in (b"1.0", b"1.1"):
-        with rig.connect() as wire:
-            wire.send(b"GET / HTTP/%s\r\nHost: a\r\n\r\n" % version)
-            assert wire.reply().status == 200

@@ -44,6 +44,8 @@ FLOORS = {
     "engine": 6,
     "connection": 6,
     "answer": 6,
+    "request": 6,
+    "service": 6,
     "tunnel": 6,
     "body": 6,
     "sending": 6,

@@ -54,29 +54,6 @@ def test_a_greenlet_that_reads_on_after_the_response_gets_nothing_of_the_next_re
 
 
 @in_engine()
-def test_an_input_kept_after_the_end_of_its_request_refuses_to_be_read(rig: Rig) -> None:
-    kept: list[Any] = []
-
-    def dispatch(request: Any) -> Response:
-        kept.append(request)
-        kept.append(request.environ["wsgi.input"])
-        return Response(OK, [], b"")
-
-    rig.dispatch = dispatch
-    with rig.connect() as wire:
-        wire.send(post(5), b"abcde").reply()
-    request, source = kept
-    with pytest.raises(ValueError, match="over"):
-        source.read()
-    assert request.started
-    with pytest.raises(AssertionError):
-        request.start(OK, [])
-    with pytest.raises(ValueError, match="after the end"):
-        request.write(b"late")
-    request.early_hints([("Link", "</a>")])
-
-
-@in_engine()
 def test_two_greenlets_do_not_wait_for_one_connection(rig: Rig) -> None:
     import gevent
 
