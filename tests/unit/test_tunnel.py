@@ -16,6 +16,8 @@ from acme_wsgi.http.writer import Response, Tunnel
 from tests.unit.engine_harness import Rig, body_of, dialled, in_engine, open_descriptors
 from tests.wire import Wire
 
+pytestmark = pytest.mark.slow  # each in a child with a loop, and real sockets
+
 SWITCHING = "101 Switching Protocols"
 UPGRADE = b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 FIELDS = [("Connection", "Upgrade"), ("Upgrade", "echo"), ("X-From", "backend")]

@@ -32,6 +32,8 @@ from tests.unit.upstream.far import (
     with_reactor,
 )
 
+pytestmark = pytest.mark.slow  # each in a child with a loop, and real sockets
+
 OK = b"HTTP/1.1 200 OK\r\n"
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 MB = 1 << 20

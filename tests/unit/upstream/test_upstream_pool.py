@@ -26,6 +26,8 @@ from tests.unit.files.in_loop import until
 from tests.unit.upstream.backends import SECOND, enrolled
 from tests.unit.upstream.far import MOMENT, listening, reset, soon, to_end, with_reactor
 
+pytestmark = pytest.mark.slow  # each in a child with a loop, and real sockets
+
 CONNECT = 5 * SECOND
 
 

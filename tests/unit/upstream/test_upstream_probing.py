@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+
 from acme_wsgi import __version__
 from acme_wsgi.upstream.pool import Shelf
 from acme_wsgi.upstream.probing import probe
@@ -14,6 +16,8 @@ from tests.conversation import Conversation
 from tests.rogue import Rogue, Unreachable, mute, reply, reserve
 from tests.unit.engine_harness import Rig, in_engine
 from tests.unit.upstream.services import made, urls
+
+pytestmark = pytest.mark.slow  # each in a child with a loop, and real sockets
 
 Script = Callable[[Conversation], None]
 

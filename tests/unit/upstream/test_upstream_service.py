@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from acme_wsgi.upstream.balancer import Balancer
 from acme_wsgi.upstream.exchange import Patience
 from acme_wsgi.upstream.link import Link
@@ -18,6 +20,8 @@ from tests.conversation import Conversation
 from tests.rogue import Rogue, Unreachable, reply
 from tests.unit.engine_harness import Rig, in_engine
 from tests.unit.upstream.services import HOSTS, STICKY, THREE, Made, made, urls
+
+pytestmark = pytest.mark.slow  # each in a child with a loop, and real sockets
 
 UNCHECKED = "load_balancing.health_check.enabled=false"
 SECOND = 1_000_000_000
