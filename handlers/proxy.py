@@ -217,7 +217,8 @@ def _answer_ourselves(request: Request) -> Response | None:
     if request.method == "OPTIONS" and hops.isascii() and hops.isdigit():
         if not hops.strip("0"):
             return Response("204 No Content", [])
-        environ["HTTP_MAX_FORWARDS"] = str(min(int(hops[-9:]), _MOST_FORWARDS) - 1)
+        hops = hops.lstrip("0")
+        environ["HTTP_MAX_FORWARDS"] = str(min(int(hops[:9]), _MOST_FORWARDS) - 1)
     return None
 
 
