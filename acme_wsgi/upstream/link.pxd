@@ -26,6 +26,7 @@ cdef class Link(Stream):
     cdef int push(self) except -1
     cdef object broken(self, error)
     cdef int more(self, int64_t deadline) except -1
+    cdef ssize_t fill(self) except -2
     cdef int send_whole(self, const char *data, size_t length, int64_t deadline) except -1
     cdef int begin_body(self, Reply *reply, bint head_only) except -1
     cdef bint try_read(self) except? True
@@ -36,7 +37,7 @@ cdef class Link(Stream):
     cdef bint has_more(self) except? True
     cdef bytes body_here(self)
     cdef int await_readable(self, int64_t deadline) except -1
-    cdef int await_room(self, int64_t deadline) except -1
+    cdef int await_room(self, int what, int64_t deadline) except -1
     cpdef int begin(self) except -1
     cpdef bint rest(self) except? True
     cpdef bint usable(self) except? True

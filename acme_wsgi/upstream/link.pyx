@@ -149,14 +149,18 @@ cdef class Link(Stream):
         else:
             self.await_readable(deadline)
         while True:
-            got = self.get(self.buffer + self.end, self.size - self.end)
-            if got > 0:
-                self.end += <unsigned int>got
-                self.answered = 1
-                return 1
-            if got == 0:
-                return 0
+            got = self.fill()
+            if got >= 0:
+                return got > 0
             self.await_readable(deadline)
+
+    cdef ssize_t fill(self) except -2:
+        """One read into the room of the buffer: as `get`."""
+        cdef ssize_t got = self.get(self.buffer + self.end, self.size - self.end)
+        if got > 0:
+            self.end += <unsigned int>got
+            self.answered = 1
+        return got
 
     cdef int await_readable(self, int64_t deadline) except -1:
         if self.fd < 0:
@@ -172,17 +176,18 @@ cdef class Link(Stream):
         while length:
             taken = self.give(data, length)
             if taken < 0:
-                self.await_room(deadline)
+                self.await_room(WAIT_WRITE, deadline)
                 continue
             data += taken
             length -= taken
         while not self.push():
-            self.await_room(deadline)
+            self.await_room(WAIT_WRITE, deadline)
         return 0
 
-    cdef int await_room(self, int64_t deadline) except -1:
+    cdef int await_room(self, int what, int64_t deadline) except -1:
+        """Wait to send more; with WAIT_EITHER also for what the backend has to say meanwhile."""
         try:
-            self.wait_until(WAIT_WRITE, deadline)
+            self.wait_until(what, deadline)
         except TimeoutError:
             raise BackendError.slow("it took too long to take the request") from None
         return 0
@@ -210,10 +215,7 @@ cdef class Link(Stream):
             if taken >= 0:
                 at += taken
                 continue
-            try:
-                self.wait_until(WAIT_EITHER if watching else WAIT_WRITE, deadline)
-            except TimeoutError:
-                raise BackendError.slow("it took too long to take the request") from None
+            self.await_room(WAIT_EITHER if watching else WAIT_WRITE, deadline)
         if self.encrypts:
             self.send_whole(NULL, 0, deadline)
         return at
@@ -229,13 +231,8 @@ cdef class Link(Stream):
 
     cdef bint try_read(self) except? True:
         """Read what has come, without waiting: did anything, be it the end?"""
-        cdef ssize_t got
         self.make_room(ROOM)
-        got = self.get(self.buffer + self.end, self.size - self.end)
-        if got > 0:
-            self.end += <unsigned int>got
-            self.answered = 1
-        return got >= 0
+        return self.fill() >= 0
 
     # ---- the response -----------------------------------------------------------------------------
 
@@ -307,7 +304,6 @@ cdef class Link(Stream):
 
     cdef bytes body_here(self):
         """The whole body if it has come already, without waiting; else None. Raises BackendError for a broken one."""
-        cdef ssize_t got
         cdef bytes body
         if self.whole:
             return b""
@@ -317,9 +313,7 @@ cdef class Link(Stream):
         if body is None and self.readable and self.end == self.start and self.extent == COUNTED and self.remaining <= RAW:
             # The head came alone, and the body is right behind it.
             self.make_room(<size_t>self.remaining)
-            got = self.get(self.buffer + self.end, self.size - self.end)
-            if got > 0:
-                self.end += <unsigned int>got
+            if self.fill() > 0:
                 body = self.buffered_body()
         return body
 

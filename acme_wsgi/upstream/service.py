@@ -104,10 +104,8 @@ class Service:
         """Begin with the health checks and with keeping connections tidy."""
         if self._finest < float("inf"):
             current().need_tick(self._finest)
-        plans = {
-            member.key: member for group in self.upstreams.plans.values() for member in group.members
-        }
-        checked = [member for member in plans.values() if member.check.enabled]
+        groups = self.upstreams.plans.values()
+        checked = [member for group in groups for member in group.members if member.check.enabled]
         if checked:
             shortest = min(member.check.timeout for member in checked)
             current().need_tick(shortest)
