@@ -92,6 +92,9 @@ class Visit:
     """Requests that failed or were answered with 400 or more, uncaught exceptions, console errors."""
     open: dict[str, str] = field(default_factory=dict)
     """Requests under way: id to URL."""
+    documents: set[str] = field(default_factory=set)
+    """Loader ids of what was navigated to. The document before this one may still ask for its icon, and is
+    then cut off without a word."""
     remembered: set[str] = field(default_factory=set)
     """Requests that the browser has answered from its memory."""
     loaded: bool = False
@@ -106,19 +109,18 @@ class Visit:
         """Take in an event of the protocol."""
         match method:
             case "Network.requestWillBeSent":
-                self.open[told["requestId"]] = told["request"]["url"]
-                if "redirectResponse" in told:
-                    self._answered(told["redirectResponse"], told["requestId"])
+                self._asked(told)
             case "Network.requestServedFromCache":
                 self.remembered.add(told["requestId"])
             case "Network.responseReceived":
-                self._answered(told["response"], told["requestId"])
+                if told["requestId"] in self.open:
+                    self._answered(told["response"], told["requestId"])
             case "Network.loadingFinished":
                 self.open.pop(told["requestId"], None)
             case "Network.loadingFailed":
-                url = self.open.pop(told["requestId"], "?")
+                url = self.open.pop(told["requestId"], None)
                 # A media element gives up a request whenever it seeks: that is its way, and canceled.
-                if not (told.get("canceled") and told["type"] == "Media"):
+                if url is not None and not (told.get("canceled") and told["type"] == "Media"):
                     self.problems.append(f"{url}: {told['errorText']}")
             case "Runtime.exceptionThrown":
                 details = told["exceptionDetails"]
@@ -135,6 +137,16 @@ class Visit:
                 raise BrowserError(f"the page {self.url} has crashed")
             case "Page.loadEventFired":
                 self.loaded = True
+
+    def _asked(self, told: Message) -> None:
+        request, document = told["requestId"], told["loaderId"]
+        if request == document:  # a navigation
+            self.documents.add(document)
+        elif document and document not in self.documents:
+            return
+        self.open[request] = told["request"]["url"]
+        if "redirectResponse" in told:
+            self._answered(told["redirectResponse"], request)
 
     def _answered(self, response: Message, request: str) -> None:
         headers = {name.lower(): value for name, value in response["headers"].items()}

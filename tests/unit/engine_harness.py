@@ -24,7 +24,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from acme_wsgi.config import load
@@ -215,8 +214,3 @@ def dialled(timeout: float = DEADLINE, *, buffers: int = 0) -> tuple[Any, socket
     theirs = gevent.socket.socket(fileno=other.detach())
     theirs.settimeout(timeout)
     return Dialled(ours), theirs
-
-
-def open_descriptors() -> int:
-    """How many this process has open."""
-    return len(list(Path("/proc/self/fd").iterdir()))

@@ -19,6 +19,7 @@ from acme_wsgi import control, rundir
 from acme_wsgi.cli import client
 from acme_wsgi.control import Control, ControlError, Order
 from tests.server import wait_until
+from tests.unit.descriptors import descriptors, left_open
 
 NOBODY = 65534
 STATUS = b'{"acme": 1, "verb": "status", "arguments": {}}\n'
@@ -648,17 +649,17 @@ def test_a_child_abandons_without_touching_anything(house: House) -> None:
     sock = house.dial()
     sock.sendall(STATUS)
     house.until(lambda: house.orders, "the order")
-    before = set(names("/proc/self/fd"))
+    before = descriptors()
 
     def abandoned() -> bool:
         fds = [fd for fd, _ in house.control.descriptors()]
         house.control.abandon()
         house.control.close()
-        left = names("/proc/self/fd")
+        left = descriptors()
         return not any(str(fd) in left for fd in fds) and house.control.descriptors() == []
 
     assert in_child(abandoned)
-    assert set(names("/proc/self/fd")) == before
+    assert left_open(before) == {}
     house.orders[0].reply()
     assert house.answer(sock) == [{"acme": 1, "ok": True}]
     assert Path(house.control.path).is_socket()
@@ -670,7 +671,7 @@ def test_a_child_that_closes_removes_nothing(house: House) -> None:
 
 
 def test_the_end_tells_those_who_wait_and_leaves_no_descriptor(tmp_path: Path) -> None:
-    before = len(names("/proc/self/fd"))
+    before = descriptors()
     house = House(tmp_path)
     house.obey = lambda order: None
     sock, silent = house.dial(), house.dial()
@@ -686,7 +687,7 @@ def test_the_end_tells_those_who_wait_and_leaves_no_descriptor(tmp_path: Path) -
     sock.close()
     silent.close()
     assert names(tmp_path) == []
-    assert len(names("/proc/self/fd")) == before
+    assert left_open(before) == {}
 
 
 def test_no_descriptor_survives_an_exec(house: House) -> None:

@@ -22,6 +22,7 @@ from acme_wsgi.scoreboard import READY, Scoreboard
 from acme_wsgi.sockets import Listener
 from acme_wsgi.upstream.board import ROUND_ROBIN, Board
 from tests.server import wait_until
+from tests.unit.descriptors import descriptors, left_open
 
 
 def behave(task: worker.Assignment) -> int:
@@ -378,7 +379,7 @@ def test_a_fork_that_the_kernel_refuses_is_tried_again_later(
     case = cases(1)
     place = case.crew.places[0]
     monkeypatch.setattr(os, "fork", refuse)
-    descriptors = set(Path("/proc/self/fd").iterdir())
+    opened = descriptors()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     for pause in (0.1, 0.2, 0.4):
         before = time.monotonic()
@@ -386,5 +387,5 @@ def test_a_fork_that_the_kernel_refuses_is_tried_again_later(
         case.crew.step()
         assert place.child is None
         assert place.start_at - before == pytest.approx(pause, abs=0.09)
-    assert set(Path("/proc/self/fd").iterdir()) == descriptors
+    assert left_open(opened) == {}
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask

@@ -7,7 +7,8 @@ import socket
 from typing import Any
 
 from acme_wsgi.http.writer import Response
-from tests.unit.engine_harness import OK, Rig, in_engine, open_descriptors
+from tests.unit.descriptors import descriptors, left_open
+from tests.unit.engine_harness import OK, Rig, in_engine
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -116,14 +117,14 @@ def test_no_descriptor_is_left_behind(rig: Rig) -> None:
     with rig.connect() as wire:
         wire.request("/")
     rig.until(lambda: rig.engine.connections == 0, "gone")
-    before = open_descriptors()
+    before = descriptors()
     for number in range(50):
         with rig.connect() as wire:
             wire.send((GET, b"garbage\r\n\r\n", GET[:9])[number % 3])
             if number % 3 < 2:
                 wire.reply()
     rig.until(lambda: rig.engine.connections == 0, "gone")
-    assert open_descriptors() == before
+    assert left_open(before) == {}
 
 
 @in_engine()

@@ -11,6 +11,7 @@ import pytest
 
 from acme_wsgi.cli import tail
 from acme_wsgi.cli.tail import MAX_LINE, Follower, NoFile, last_lines, open_file
+from tests.unit.descriptors import leading_below
 
 
 def end_of(
@@ -143,14 +144,14 @@ def test_a_renamed_file_is_read_to_its_end_before_the_new_one(log: Path, followe
 
 def test_an_old_file_is_let_go_of(log: Path, follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tail, "GRACE", 0.0)
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = leading_below(log.parent)
     for number in range(5):
         add(log, b"end without a line's end %d" % number)
         log.rename(log.with_name("log.1"))
         add(log, b"new %d\n" % number)
         lines = follower.read() + follower.read()
         assert sorted(lines) == [b"end without a line's end %d" % number, b"new %d" % number]
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert leading_below(log.parent) == before
 
 
 def test_a_truncated_file_is_read_from_its_beginning(log: Path, follower: Follower) -> None:

@@ -20,6 +20,7 @@ import pytest
 from acme_wsgi.files import beneath
 from acme_wsgi.files.beneath import Beneath, Walk, best_walk, kernel_walk, own_walk, split
 from acme_wsgi.files.openfile import OpenFile
+from tests.unit.descriptors import descriptors, left_open
 
 
 @pytest.fixture
@@ -91,10 +92,6 @@ def content(file: OpenFile) -> bytes:
     return os.pread(file.fd, 1000, 0)
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 @pytest.mark.parametrize(
     ("relative", "expected"),
     [
@@ -120,7 +117,7 @@ def test_a_file_is_opened(below: Beneath, relative: bytes, expected: bytes) -> N
     assert not os.get_inheritable(file.fd)
     assert below.stat(relative).st_ino == file.ino
     file.close()
-    assert descriptors() == before
+    assert left_open(before) == {}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +183,7 @@ def test_what_is_refused_is_not_there(below: Beneath, relative: bytes) -> None:
     for use in (below.open, below.stat, lambda relative: below.listing(relative, 10)):
         with pytest.raises(FileNotFoundError):
             use(relative)
-    assert descriptors() == before
+    assert left_open(before) == {}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +195,7 @@ def test_a_directory_is_a_directory(below: Beneath, relative: bytes) -> None:
         below.open(relative)
     assert stat.S_ISDIR(below.stat(relative).st_mode)
     below.listing(relative, 10)
-    assert descriptors() == before
+    assert left_open(before) == {}
 
 
 def test_a_fifo_is_not_even_opened(below: Beneath, tree: Path) -> None:
@@ -294,7 +291,7 @@ def test_a_full_table_is_no_missing_file(below: Beneath, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="Too many open files") as caught:
         Beneath(below.root, full).open(b"index.html")
     assert not isinstance(caught.value, FileNotFoundError)
-    assert descriptors() == before
+    assert left_open(before) == {}
 
 
 def test_the_listing(below: Beneath, tree: Path) -> None:

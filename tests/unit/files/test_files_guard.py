@@ -13,6 +13,7 @@ from acme_wsgi.files import guard
 from acme_wsgi.files.beneath import Beneath
 from acme_wsgi.files.changes import Changes
 from acme_wsgi.files.guard import Guard, Seen
+from tests.unit.descriptors import descriptors, left_open
 from tests.unit.files.in_loop import in_loop, until
 
 
@@ -194,10 +195,10 @@ def test_no_descriptor_stays_open(root: Path) -> None:
     below, changes = Beneath(root), Changes()
     armer = Guard(below, changes)
     armed = armer.arm({b"a/b/page": below.stat(b"a/b/page")}, lambda: None)
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = descriptors()
     for relative in (b"a/b/page", b"a/b/page/x", b"x/y", b"a", b"a/b/", b".git"):
         armer.arm({relative: seen(below, relative)}, lambda: None)
         armer.arm({relative: below.stat(b"a/other")}, lambda: None)
         armer.identity()
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert left_open(before) == {}
     assert armed is not None

@@ -18,6 +18,7 @@ import pytest
 from acme_wsgi.log import compress, generations
 from acme_wsgi.log.compress import RETRY, Compressor, is_written
 from tests.server import wait_until
+from tests.unit.descriptors import descriptors, left_open
 
 CONTENT = b"line\n" * 10_000
 
@@ -40,10 +41,6 @@ def put(path: str, number: int, content: bytes = CONTENT) -> Path:
     plain.chmod(0o604)
     os.utime(plain, (1_000_000_000, 1_000_000_000))
     return plain
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def names(path: str) -> list[str]:
@@ -78,7 +75,7 @@ def test_plain_files_are_compressed_one_after_the_other(compressor, path):
     assert [gzip.decompress(Path(f"{path}.{n}.gz").read_bytes()) for n in (1, 2, 3)] == [
         b"one\n", b"two\n", b"three\n",
     ]  # fmt: skip
-    assert descriptors() == before
+    assert left_open(before) == {}
 
 
 def test_the_result_has_mode_owner_and_time_of_the_plain_file(compressor, path):
@@ -255,7 +252,7 @@ def test_no_process_to_be_had_is_told_too(compressor, path, caplog, monkeypatch)
         assert compressor.start(path)
     assert "Resource temporarily unavailable" in caplog.text
     assert names(path) == ["log.1"]
-    assert descriptors() == before
+    assert left_open(before) == {}
 
 
 @pytest.mark.parametrize("reap", [True, False], ids=["reaped by somebody else", "not reaped yet"])
@@ -282,7 +279,7 @@ def test_the_end_of_the_process_ends_the_child(path, reaped):
     compressor.abandon()
     assert not Path(f"/proc/{pid}").exists()
     assert names(path) == ["log.1"]
-    assert descriptors() == before
+    assert left_open(before) == {}
     compressor.abandon()
 
 

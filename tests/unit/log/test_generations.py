@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from acme_wsgi.log import generations
+from tests.unit.descriptors import descriptors, left_open
 
 
 @pytest.fixture
@@ -22,10 +23,6 @@ def put(path: Path, *names: str) -> None:
     """Rotated files; each holds its own name."""
     for name in names:
         path.with_name(name).write_text(name)
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def seen(path: Path) -> dict[str, str]:
@@ -127,4 +124,4 @@ def test_the_lock_holds_off_another_process_and_never_waits(path):
         with pytest.raises(generations.Busy), generations.locked(str(path)):
             pytest.fail("locked twice")
     assert elsewhere() == "free"
-    assert descriptors() == before
+    assert left_open(before) == {}

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from acme_wsgi.errors import BackendError
 from acme_wsgi.upstream.link import Link
 from tests.rogue import Unreachable, reserve
+from tests.unit.descriptors import descriptors, left_open
 from tests.unit.engine_harness import body_of
 from tests.unit.files.in_loop import until
 from tests.unit.upstream.far import (
@@ -150,14 +151,12 @@ def test_but_not_for_ever() -> None:
 
 @with_reactor
 def test_a_failed_connect_holds_no_descriptor() -> None:
-    from tests.unit.engine_harness import open_descriptors
-
     holder, port = reserve()
     failure(lambda: Link().connect(socket.AF_INET, ("127.0.0.1", port), soon()))
-    before = open_descriptors()
+    before = descriptors()
     for _ in range(20):
         failure(lambda: Link().connect(socket.AF_INET, ("127.0.0.1", port), soon()))
-    assert open_descriptors() == before
+    assert left_open(before) == {}
     holder.close()
 
 
