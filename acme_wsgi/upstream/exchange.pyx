@@ -33,6 +33,10 @@ HELD = 262144
 # A client that asked whether it may send waits so long for the backend's word, then for ours.
 cdef int64_t GO_AHEAD_NS = 1000000000
 
+# Heads wait so long for a short body. Many backends send the two apart, and as long as nothing has left for the client, one
+# that dies between them can be followed by another.
+cdef int64_t SOON_NS = 200000000
+
 cdef enum:
     INTERIMS = 32            # 1xx responses before the final one
     PIECE = 65536            # one read of a request's body
@@ -255,6 +259,8 @@ cdef class Exchange:
         """The final response: whole, or to be continued by iterating."""
         cdef Link link = self.link
         cdef bytes body = link.body_here()
+        if body is None:
+            body = link.short_body(self.deadline(SOON_NS))
         if self.broken_off:
             link.spoil()
         self.failing = link.status >= 500 and link.status != 501 and link.status != 505

@@ -36,6 +36,9 @@ cdef class Link(Stream):
     cdef bint await_answer(self, int64_t deadline_ns) except? True
     cdef bint has_more(self) except? True
     cdef bytes body_here(self)
+    cdef bytes short_body(self, int64_t deadline)
+    cdef object cut_short(self, int64_t got)
+    cdef bint comes_until(self, int64_t deadline) except? True
     cdef int await_readable(self, int64_t deadline) except -1
     cdef int await_room(self, int what, int64_t deadline) except -1
     cpdef int begin(self) except -1

@@ -223,10 +223,16 @@ cdef class Link(Stream):
     cdef bint await_answer(self, int64_t deadline_ns) except? True:
         """Wait until the backend begins to answer, or closes; False if it does neither in time."""
         while self.end == self.start and not self.try_read():
-            try:
-                self.wait_until(WAIT_READ, deadline_ns)
-            except TimeoutError:
+            if not self.comes_until(deadline_ns):
                 return False
+        return True
+
+    cdef bint comes_until(self, int64_t deadline) except? True:
+        """Wait until there is something to read; False if it takes too long."""
+        try:
+            self.wait_until(WAIT_READ, deadline)
+        except TimeoutError:
+            return False
         return True
 
     cdef bint try_read(self) except? True:
@@ -309,13 +315,30 @@ cdef class Link(Stream):
             return b""
         if self.extent == UNTIL_CLOSE:
             return None
-        body = self.buffered_body()
-        if body is None and self.readable and self.end == self.start and self.extent == COUNTED and self.remaining <= RAW:
-            # The head came alone, and the body is right behind it.
-            self.make_room(<size_t>self.remaining)
-            if self.fill() > 0:
+        return self.buffered_body()
+
+    cdef bytes short_body(self, int64_t deadline):
+        """A short body of known length, once it is here as a whole; None for others, and where it takes too long.
+
+        Raises BackendError for one that ends too early.
+        """
+        cdef bytes body = None
+        cdef ssize_t got
+        if self.extent != COUNTED or self.remaining > RAW:
+            return None
+        self.make_room(<size_t>self.remaining)
+        while body is None:
+            if not self.readable and not self.comes_until(deadline):
+                return None
+            got = self.fill()
+            if got == 0:
+                raise self.cut_short(self.end - self.start)
+            if got > 0:
                 body = self.buffered_body()
         return body
+
+    cdef object cut_short(self, int64_t got):
+        return BackendError.broke_off(f"its body ended {self.remaining - got} bytes early", True)
 
     cdef bytes buffered_body(self):
         """The body if all of it stands in the buffer, else None; nothing is used up then."""
@@ -398,7 +421,7 @@ cdef class Link(Stream):
                     if got > 0:
                         break
                     if got == 0:
-                        raise BackendError.broke_off(f"its body ended {self.remaining} bytes early", True)
+                        raise self.cut_short(0)
                     self.await_readable(deadline)
                 _PyBytes_Resize(&result, got)
                 piece = <bytes>result

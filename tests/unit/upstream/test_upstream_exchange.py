@@ -324,7 +324,8 @@ def test_it_is_not_well_either_when_nobody_waits_for_the_end_of_what_it_says() -
     for status, verdict in ((b"500 Oops", "failed"), (b"200 OK", "ok")):
         bench = Bench()
         attempt = bench.start()
-        bench.far().sendall(counted(b"body", status)[:-1])
+        far = bench.far()
+        far.sendall(counted(b"body", status)[:-1])
         assert attempt.response.close is not None
         attempt.response.close()
         assert bench.verdict() == verdict
@@ -411,6 +412,52 @@ def test_a_backend_that_dies_amid_its_body(form: bytes, away: Callable[[socket.s
     assert bench.verdict() == "failed"
     bench.check(idle=0)
     assert list(attempt.exchange) == []
+
+
+@with_reactor
+@pytest.mark.parametrize("away", [reset, socket.socket.close])
+@pytest.mark.parametrize("missing", [1, 4])
+def test_the_head_waits_for_a_short_body_and_may_be_taken_back(
+    missing: int, away: Callable[[socket.socket], None]
+) -> None:
+    """As long as nothing has left for the client, another backend can be asked."""
+    import gevent
+
+    bench = Bench()
+    form = counted(b"body")
+    for whole in (True, False):
+        attempt = bench.start()
+        far = bench.far() if whole else far
+        head(far)
+        far.sendall(form[:-missing])
+        gevent.sleep(0.01)
+        assert not attempt.greenlet.ready()
+        if whole:
+            far.sendall(form[-missing:])
+            assert attempt.response.body == b"body" and bench.verdict() == "ok"
+            bench.check(idle=1)
+    away(far)
+    error = attempt.error()
+    assert (error.status, error.retriable, error.answered) == (502, True, True)
+    assert bench.verdict() == "failed"
+    bench.check(idle=0)
+
+
+@with_reactor
+@pytest.mark.parametrize("length", [65536, 65537])
+def test_the_head_goes_ahead_of_a_long_body(length: int) -> None:
+    bench = Bench()
+    attempt = bench.start()
+    far = bench.far()
+    body = bytes(length)
+    far.sendall(counted(body)[:-1])
+    if length > 65536:
+        assert isinstance(attempt.response.body, Exchange)
+    far.sendall(b"\0")
+    if length <= 65536:
+        assert isinstance(attempt.response.body, bytes)
+    assert attempt.body() == body
+    bench.check(idle=1)
 
 
 @with_reactor
