@@ -84,14 +84,14 @@ def test_no_answer_in_time(rig: Rig) -> None:
     ended: list[str] = []
 
     def slow(request: Any) -> Response:
-        gevent.sleep(0.3)
+        gevent.sleep(1.5)
         ended.append(request.path)
         return Response(OK, [], b"late")
 
     rig.dispatch = slow
     began = time.monotonic()
     assert fails(rig, timeout=0.05).cause == "no answer within 0.05 s"
-    assert time.monotonic() - began < 0.25
+    assert time.monotonic() - began < 1.4
     # What is still under way is nobody's when the engine starts nevertheless.
     rig.engine.start()
     assert rig.engine.connections == 0

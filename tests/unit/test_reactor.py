@@ -100,13 +100,13 @@ def test_other_greenlets_get_their_turn_while_a_batch_of_busy_handlers_runs(rig:
 
     def ticker() -> None:
         while True:
-            before = time.monotonic()
+            before = time.thread_time()  # what other processes take is not the batch's doing
             gevent.sleep(0)
-            gaps.append(time.monotonic() - before)
+            gaps.append(time.thread_time() - before)
 
     def dispatch(request: Any) -> Response:
-        until = time.monotonic() + 0.01
-        while time.monotonic() < until:
+        until = time.thread_time() + 0.01
+        while time.thread_time() < until:
             pass
         gevent.sleep(0.001)  # blocks as well: each has its own greenlet
         return Response(OK, [], b"busy")

@@ -134,7 +134,7 @@ def test_a_full_queue_delays_the_watchdog_and_blocks_nobody(ear: Ear) -> None:
         pass
     began = time.monotonic()
     assert not watched.watchdog(10.0)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 4
     while ear.heard():
         pass
     assert watched.watchdog(10.5), "it is told as soon as there is room, not an interval later"

@@ -65,12 +65,12 @@ def test_a_key_that_is_no_text(file: Path) -> None:
     assert f"{file}:1:3: a key must be a text; found a mapping" in refused(file, "? " * 5000)
 
 
-def test_a_file_of_a_hundred_megabytes_is_refused_without_reading_it_all(file: Path) -> None:
+def test_a_file_of_a_hundred_gigabytes_is_refused_without_reading_it_all(file: Path) -> None:
     with file.open("wb") as stream:
-        stream.truncate(100 << 20)
+        stream.truncate(100 << 30)
     started = time.monotonic()
     assert refused(file) == f"{file}: larger than 1MB, which no configuration is"
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
