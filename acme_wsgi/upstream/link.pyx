@@ -295,13 +295,6 @@ cdef class Link(Stream):
             self.keeps = 0
         return 0
 
-    @property
-    def body_length(self):
-        """Bytes that the body will have, -1 where nobody knows before its end. To be asked before it is read."""
-        if self.extent == NO_BODY:
-            return 0
-        return self.remaining if self.extent == COUNTED else -1
-
     cdef bint has_more(self) except? True:
         """Are there bytes of the body? What left right behind the head gets one turn of the loop to come."""
         if self.end == self.start and not self.readable:
