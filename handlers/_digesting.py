@@ -52,9 +52,7 @@ class Digesting:
         self._queue: dict[tuple[str, Key], _Job] = {}
         self._running = False
 
-    def begin(
-        self, algorithm: str, file: OpenFile, cached: bool, served: Resource
-    ) -> threading.Event | None:
+    def begin(self, algorithm: str, file: OpenFile, cached: bool, served: Resource) -> threading.Event | None:
         """Have a file's digest computed; the event tells when that is done, well or not. None: no room.
 
         :param cached: leave the file's pages in memory

@@ -21,6 +21,7 @@ _HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 
+
 def checked_status(status: object, who: str) -> str:
     """The status line's code and phrase; a missing phrase is filled in.
 

@@ -25,7 +25,6 @@ MOST_LISTED = 10_000
 """Entries of a directory that are shown."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Found:
     """A file to be served.

@@ -229,4 +229,3 @@ def _tell(failed: Exchange, error: BackendError, request: Request) -> None:
         "backend %s: %s (%s %s, request %s)",
         failed.lane.shown, error, request.method, request.path, request.request_id,
     )  # fmt: skip
-

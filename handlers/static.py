@@ -188,9 +188,7 @@ class Files:
                 return outcome, []
             tagged = bool(outcome.tag)
             plain = self._read(outcome.file, outcome.tag, is_text(media_of(outcome)))
-            coded = {
-                token: self._read(file, outcome.tag, False) for token, file in outcome.coded.items()
-            }
+            coded = {token: self._read(file, outcome.tag, False) for token, file in outcome.coded.items()}
             contents = [plain, *coded.values()]
             steady = all(content.steady for content in contents)
             if not steady and tries_left:

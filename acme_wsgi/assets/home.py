@@ -246,9 +246,7 @@ def claim(runtime_dir: str | None, account: Account | None) -> Claim:
 def _open(parent: int, account: Account | None) -> int:
     with contextlib.suppress(FileExistsError):
         os.mkdir(NAME, _MODE, dir_fd=parent)
-    descriptor = os.open(
-        NAME, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent
-    )
+    descriptor = os.open(NAME, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         found = os.fstat(descriptor)
         owner = os.geteuid() if account is None else account.uid

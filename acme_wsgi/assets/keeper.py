@@ -285,5 +285,3 @@ _TYPES = {
 
 def _media_type(url: str) -> str:
     return _TYPES.get("." + url.rpartition(".")[2].lower(), "application/octet-stream")
-
-

@@ -198,7 +198,7 @@ class Changes:
         if name:
             return list(names.get(name, ()))
         found = _all_of(names)
-        if mask & _IGNORED:    # deleted or unmounted: the kernel has forgotten it, and so do we
+        if mask & _IGNORED:  # deleted or unmounted: the kernel has forgotten it, and so do we
             del self._directories[number]
             self._watches -= len(found)
         return found
@@ -210,7 +210,7 @@ def _all_of(names: dict[bytes, set[Watch]]) -> list[Watch]:
 
 def tells(path: bytes) -> bool:
     """Whether the file system at `path` tells of each change."""
-    buffer = ctypes.create_string_buffer(256)    # struct statfs, which begins with f_type
+    buffer = ctypes.create_string_buffer(256)  # struct statfs, which begins with f_type
     if _libc.statfs(path, buffer) != 0:
         return False
     return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF in _TELLING

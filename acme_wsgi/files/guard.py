@@ -137,12 +137,12 @@ class _Steps:
         """Watch all names on the way to a path, as far as it goes; whether each change of it will be told."""
         try:
             parts = split(relative)
-        except FileNotFoundError:    # refused, whatever there is
+        except FileNotFoundError:  # refused, whatever there is
             return True
         place = b""
         for part in parts:
             directory = self._directories.get(place)
-            if directory is None:    # the way ends before: what would prolong it is watched
+            if directory is None:  # the way ends before: what would prolong it is watched
                 return True
             place += b"/" + part
             if place not in self._certain:

@@ -27,7 +27,7 @@ SITE = {
         '    <script src="/static/js/app.js"></script>\n  </head>\n  <body>\n    <img src=static/img/x.png>\n'
         "    <a href=static/img/x.png>b</a>\n  </body>\n</html>\n"
     ),
-    "site/static/css/a.css": "@charset \"utf-8\";\nbody { background : url( ../img/x.png ) }\n" + RULES,
+    "site/static/css/a.css": '@charset "utf-8";\nbody { background : url( ../img/x.png ) }\n' + RULES,
     "site/static/css/b.css": "p > a { color : blue }\n",
     "site/static/js/app.js": "function f ( a ) {\n  return a + 1 // more\n}\n" * 60,
     "site/static/js/broken.js": "f(  'a\n",

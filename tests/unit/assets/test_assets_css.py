@@ -44,7 +44,7 @@ def test_only_the_reference_changes() -> None:
 
 
 def test_an_unquoted_reference_gets_quotes_where_it_needs_them() -> None:
-    assert css.rewrite("a{b:url(x.png)}", lambda each: "x y'.png") == "a{b:url(\"x y\\'.png\")}"
+    assert css.rewrite("a{b:url(x.png)}", lambda each: "x y'.png") == 'a{b:url("x y\\\'.png")}'
 
 
 @pytest.mark.parametrize("text", ["a{b:c", "a{b:'c}", "/* a", "a}", "a{b:(c}", 'a{b:"\n"}'])

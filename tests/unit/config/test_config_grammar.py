@@ -23,7 +23,7 @@ GOOD: list[tuple[Callable[[str], None], list[str]]] = [
     (grammar.backend_url, ["http://a", "https://a:1/b", "unix:/run/a.sock", "http://u:p@a"]),
     (grammar.added_header, ["X-Real-IP", "Host", "Forwarded"]),
     (grammar.removed_header, ["X-Debug", "Connection", "Accept-Encoding"]),
-    (grammar.header_template, ["a", "$remote_addr", "$scheme://$host/$$x", "$$$request_id", "a b; c=\"d\""]),
+    (grammar.header_template, ["a", "$remote_addr", "$scheme://$host/$$x", "$$$request_id", 'a b; c="d"']),
     (grammar.rewritten_path, ["/a", "/\\1", "\\g<name>/b", "a"]),
     (grammar.redis_url, ["redis://h", "rediss://:p@h:1/0", "unix:///run/r.sock?db=1"]),
     (

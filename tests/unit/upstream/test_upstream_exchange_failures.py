@@ -171,7 +171,7 @@ def test_each_wait_has_its_limit() -> None:
                 attempt.body()
             error = caught.value
         assert (error.status, error.retriable) == (504, False)
-        assert MOMENT <= time.monotonic() - began < 10 * MOMENT
+        assert MOMENT <= time.monotonic() - began < 50 * MOMENT
         assert bench.verdict() == "failed"
         bench.check(idle=0)
 
@@ -206,7 +206,7 @@ def test_the_limit_of_the_whole_is_one_of_each_wait() -> None:
     attempt = bench.start()
     far = bench.far()
     queued = bench.start()
-    assert attempt.error().status == 504 and MOMENT <= time.monotonic() - began < 10 * MOMENT
+    assert attempt.error().status == 504 and MOMENT <= time.monotonic() - began < 50 * MOMENT
     assert far.recv(1) == b"G"
     assert isinstance(queued.outcome, PoolFull | BackendError)
     bench.check(idle=0)
@@ -218,13 +218,13 @@ def test_it_is_one_of_connecting_too() -> None:
         bench = Bench(port=unreachable.port, total=MOMENT)
         began = time.monotonic()
         error = bench.start().error()
-        assert MOMENT <= time.monotonic() - began < 10 * MOMENT
+        assert MOMENT <= time.monotonic() - began < 50 * MOMENT
         assert error.status == 504 and error.connecting and bench.verdict() == "unreachable"
         bench.check(idle=0)
         # And of the attempt after it.
         began = time.monotonic()
         attempt = bench.start(until_ns=time.monotonic_ns() + int(MOMENT * 1e9))
-        assert attempt.error().status == 504 and time.monotonic() - began < 10 * MOMENT
+        assert attempt.error().status == 504 and time.monotonic() - began < 50 * MOMENT
 
 
 @with_reactor
@@ -246,7 +246,7 @@ def test_it_is_one_of_a_body_that_comes_for_ever() -> None:
     began = time.monotonic()
     with pytest.raises(BackendError) as caught:
         attempt.body()
-    assert caught.value.status == 504 and time.monotonic() - began < 13 * MOMENT
+    assert caught.value.status == 504 and time.monotonic() - began < 50 * MOMENT
     assert bench.verdict() == "failed"
     dripping.kill()
     bench.check(idle=0)

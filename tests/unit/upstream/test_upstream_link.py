@@ -109,7 +109,7 @@ def test_connecting_ends_at_its_deadline() -> None:
         address = ("127.0.0.1", unreachable.port)
         error = failure(lambda: Link().connect(socket.AF_INET, address, soon(MOMENT)))
     assert (error.status, error.connecting, error.retriable) == (504, True, True)
-    assert MOMENT <= time.monotonic() - began < 10 * MOMENT
+    assert MOMENT <= time.monotonic() - began < 50 * MOMENT
 
 
 @with_reactor
@@ -146,7 +146,7 @@ def test_but_not_for_ever() -> None:
         began = time.monotonic()
         error = failure(lambda: Link().connect(socket.AF_UNIX, listener.getsockname(), soon(MOMENT)))
         assert (error.status, error.connecting, error.retriable) == (504, True, True)
-        assert MOMENT <= time.monotonic() - began < 10 * MOMENT
+        assert MOMENT <= time.monotonic() - began < 50 * MOMENT
 
 
 @with_reactor
@@ -167,7 +167,7 @@ def late(step: Callable[[int], object]) -> BackendError:
     """The error of a wait that lasts until its deadline, and not much longer."""
     began = time.monotonic()
     error = failure(lambda: step(soon(MOMENT)))
-    assert MOMENT <= time.monotonic() - began < 10 * MOMENT
+    assert MOMENT <= time.monotonic() - began < 50 * MOMENT
     assert (error.status, error.connecting, error.retriable) == (504, False, False)
     return error
 

@@ -408,7 +408,7 @@ def test_waiting_ends_at_its_deadline() -> None:
     began = time.monotonic()
     with pytest.raises(PoolFull) as caught:
         bench.acquire(seconds=MOMENT)
-    assert MOMENT <= time.monotonic() - began < 10 * MOMENT
+    assert MOMENT <= time.monotonic() - began < 50 * MOMENT
     assert caught.value.status == 503 and ("Retry-After", "1") in caught.value.headers
     assert bench.pool.waiting == 0
     bench.finish()
