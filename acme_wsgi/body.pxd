@@ -25,6 +25,7 @@ cdef class Body:
     cdef bytes from_buffer(self, size_t length)
     cdef int before_wait(self) except -1
     cdef int cut(self) except -1
+    cdef bint is_coming(self) except? True
     cdef bint skip(self)
     cdef int64_t unread(self) noexcept
     cdef bytes take_ahead(self, Py_ssize_t end)

@@ -251,6 +251,45 @@ cdef class Body:
             return self.take_ahead(min(self.ahead_at + <Py_ssize_t>size, <Py_ssize_t>len(self.ahead)))
         return self.some(size if size < LARGEST else LARGEST)
 
+    def ready_before(self, Stream other not None):
+        """Wait until `read1` would not have to wait, or until something happens on `other`: True if that came second."""
+        while not self.is_coming():
+            if other.readable:
+                return False
+            self.before_wait()
+            other.other = self.stream
+            try:
+                self.stream.wait_peer(WAIT_READ)
+            finally:
+                other.other = None
+        return True
+
+    cdef bint is_coming(self) except? True:
+        """Is something of the body here, or its end, or what is wrong with it?"""
+        cdef Stream stream = self.stream
+        cdef Chunked trial
+        cdef size_t used = 0, length = 0
+        cdef const char *piece = NULL
+        cdef ssize_t got
+        if self.over or self.done or self.failure is not None or self.ahead is not None or stream.eof:
+            return True
+        if not self.chunked:
+            return stream.end > stream.start or stream.readable and stream.peek() >= 0
+        while True:
+            trial = self.decoder
+            if stream.end > stream.start:
+                if chunked_next(&trial, stream.buffer + stream.start, stream.end - stream.start, &used, &piece, &length):
+                    return True
+                self.decoder = trial      # what stood there was no data, but what stands between two pieces of it
+                stream.start += <uint32_t>used
+            if not stream.readable:
+                return False
+            stream.make_room(RAW)
+            got = stream.receive_into(stream.buffer + stream.end, stream.size - stream.end)
+            if got <= 0:
+                return got == 0
+            stream.end += <uint32_t>got
+
     def readline(self, size=-1):
         """One line with its end, at most `size` bytes of it."""
         cdef Py_ssize_t at, end, stop, have = 0, most = -1 if size is None or size < 0 else size

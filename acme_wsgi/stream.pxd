@@ -26,11 +26,13 @@ cdef class Stream(Channel):
     cdef int64_t client_wait_ns  # time spent waiting for the peer
     cdef int64_t sent_total      # bytes handed to the kernel over the connection's life
     cdef Ears ears               # who hears of what happens on it, or None
+    cdef Stream other            # whose greenlet waits for this one as well, or None
 
     cdef int make_room(self, size_t more) except -1
     cdef int stash(self, const char *data, size_t length) except -1
     cdef void drop_buffer(self) noexcept
     cdef ssize_t receive_into(self, char *target, size_t room) except -2
+    cdef int peek(self) noexcept
     cdef int wait_peer(self, int what) except -1
     cdef int give_way(self) except -1
     cdef ssize_t try_send(self, const char *data, size_t length, int flags) except -2

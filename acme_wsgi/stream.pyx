@@ -22,7 +22,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int fd, const void *buffer, size_t length, int flags)
     int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int name, const void *value, unsigned int length)
-    int SHUT_WR, SOL_SOCKET, SO_LINGER, MSG_NOSIGNAL, MSG_DONTWAIT
+    int SHUT_WR, SOL_SOCKET, SO_LINGER, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_PEEK
     cdef struct linger:
         int l_onoff
         int l_linger
@@ -84,6 +84,8 @@ cdef class Stream(Channel):
     cdef void on_event(self) noexcept:
         if self.ears is not None:
             self.ears.heard(self)
+        elif self.other is not None:
+            self.reactor.wake(self.other)
 
     # ---- in ---------------------------------------------------------------------------------------
 
@@ -144,6 +146,20 @@ cdef class Stream(Channel):
             if is_gone(errno):
                 raise lost("we read from it")
             raise OSError(errno, "recv failed")
+
+    cdef int peek(self) noexcept:
+        """What the socket holds: 1 for bytes, 0 for its end or an error, -1 for nothing now."""
+        cdef char byte
+        cdef ssize_t got
+        while True:
+            got = recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT)
+            if got >= 0:
+                return got > 0
+            if errno == EAGAIN:
+                self.readable = 0
+                return -1
+            if errno != EINTR:
+                return 0
 
     cdef int wait_peer(self, int what) except -1:
         """Wait for the peer. Its time is not the handler's: it is counted apart.

@@ -39,7 +39,6 @@ cdef int64_t SOON_NS = 200000000
 
 cdef enum:
     INTERIMS = 32            # 1xx responses before the final one
-    PIECE = 65536            # one read of a request's body
 
 
 cdef class Patience:
@@ -99,7 +98,11 @@ cdef class Exchange:
     cdef tuple early             # a head that came before the request was sent to its end
     cdef bint head_only
     cdef int interims
-    cdef bint broken_off         # the answer came before the request was sent to its end
+    cdef bint broken_off         # the backend has refused the request before it was sent to its end
+    cdef Payload upload          # what is still to be sent while the answer comes, or None
+    cdef bytes rest              # the piece of that under way, from
+    cdef Py_ssize_t rest_at      # here on
+    cdef bytes kept              # the last piece of the answer, as long as there is an upload
     cdef readonly bint left      # the client has gone
     cdef bint begun              # the body was asked for
     cdef bint judged             # the board has heard how it went, but not yet that it is over
@@ -203,45 +206,79 @@ cdef class Exchange:
         return 0
 
     cdef bint stream(self, request, Payload payload) except? True:
-        """Pass the body on as it comes. True if that was broken off because the backend has refused it already."""
-        cdef bint chunked = payload.length < 0
-        cdef bytes piece = payload.first
+        """Pass the body on as it comes. True if that was broken off because the backend has refused it already.
+
+        If an answer comes meanwhile that is no refusal, the rest of the body is left to `both_ways`.
+        """
+        cdef Link link = self.link
+        cdef bytes piece
         try:
-            while True:
-                if piece:
-                    if chunked:
-                        piece = b"%x\r\n%b\r\n" % (len(piece), piece)
-                    if self.send_piece(request, piece):
-                        return True
-                piece = payload.reader.read1(PIECE)
-                if not piece:
-                    break
-            if chunked:
-                self.link.send(b"0\r\n\r\n", self.deadline(self.patience.write_ns))
+            while self.early is None and not link.eof:
+                if not payload.comes_before(link):
+                    link.try_read()
+                    self.look_for_head(request)
+                    continue
+                piece = payload.next_piece()
+                if piece is not None:
+                    self.send_piece(request, piece)
+                elif link.all_out(self.deadline(self.patience.write_ns), True):
+                    return False
+                else:
+                    self.look_for_head(request)
+            if self.early is None or link.status >= 400:
+                return True
+            self.upload = payload
+            while link.whole and self.upload is not None:
+                self.send_on()            # an answer without a body, whose end is the exchange's
         except BackendError as error:
             # It may have said why before it closed.
             if error.status != 502 or not self.has_answered():
                 raise
+            self.upload = None
             return True
         return False
 
-    cdef bint send_piece(self, request, bytes piece) except? True:
-        """One piece of the body; True if the backend does not want it any more."""
+    cdef int send_piece(self, request, bytes piece) except -1:
+        """One piece of the body, or as much of it as leaves before the backend begins its final answer or closes."""
         cdef Link link = self.link
         cdef Py_ssize_t at = 0
-        while True:
-            at = link.send_from(piece, at, self.deadline(self.patience.write_ns), self.early is None)
+        while self.early is None and not link.eof:
+            at = link.send_from(piece, at, self.deadline(self.patience.write_ns), True)
+            self.look_for_head(request)
             if at == len(piece):
-                return False
-            while self.early is None and link.end > link.start:
-                self.early = link.head_here(self.head_only)
-                if self.early is None:
-                    break
-                if link.status < 200:
-                    head, self.early = self.early, None
-                    self.pass_interim(request, head[1])
-            if link.eof or self.early is not None and link.status >= 400:
-                return True
+                return 0
+        self.rest = piece
+        self.rest_at = at
+        return 0
+
+    cdef int look_for_head(self, request) except -1:
+        """Has the backend said something before the request was sent to its end? Interim responses go on at once."""
+        cdef Link link = self.link
+        cdef tuple head
+        while link.end > link.start:
+            head = link.head_here(self.head_only)
+            if head is None or link.status >= 200:
+                self.early = head
+                return 0
+            self.pass_interim(request, head[1])
+        return 0
+
+    cdef int send_on(self) except -1:
+        """Send more of the upload, if need be wait for it, until the backend goes on with its answer."""
+        cdef Link link = self.link
+        cdef bint watching = not link.whole
+        if self.rest is None:
+            if watching and not self.upload.comes_before(link):
+                return 0
+            self.rest = self.upload.next_piece()
+            self.rest_at = 0
+        if self.rest is not None:
+            self.rest_at = link.send_from(self.rest, self.rest_at, self.deadline(self.patience.write_ns), watching)
+            if self.rest_at == len(self.rest):
+                self.rest = None
+        elif link.all_out(self.deadline(self.patience.write_ns), watching):
+            self.upload = None
+        return 0
 
     cdef bint has_answered(self) except? True:
         """The connection broke while the body was sent: is there a head to be read nevertheless?"""
@@ -258,9 +295,11 @@ cdef class Exchange:
     cdef object answer(self, text, fields):
         """The final response: whole, or to be continued by iterating."""
         cdef Link link = self.link
-        cdef bytes body = link.body_here()
-        if body is None:
-            body = link.short_body(self.deadline(SOON_NS))
+        cdef bytes body = None
+        if self.upload is None:
+            body = link.body_here()
+            if body is None:
+                body = link.short_body(self.deadline(SOON_NS))
         if self.broken_off:
             link.spoil()
         self.failing = link.status >= 500 and link.status != 501 and link.status != 505
@@ -294,7 +333,9 @@ cdef class Exchange:
         try:
             if self.until_ns and monotonic_ns() > self.until_ns:
                 raise BackendError.slow("the whole exchange took too long", answered=True)
-            piece = link.next_piece(self.deadline(self.patience.read_ns))
+            piece = self.both_ways() if self.upload is not None else b""
+            if not piece:
+                piece = link.next_piece(self.deadline(self.patience.read_ns))
         except BackendError as error:
             self.fail(error)
             log.warning("backend %s: %s (request %s)", self.lane.shown, error, self.request_id)
@@ -304,6 +345,31 @@ cdef class Exchange:
         if not piece:
             raise StopIteration
         return piece
+
+    cdef bytes both_ways(self):
+        """The next piece of an answer that has begun before the request was sent to its end, which goes on meanwhile.
+
+        The answer's last piece waits for the end of the request: a client that has everything sends no more. b"" if
+        the request has ended and there is no such piece.
+        """
+        cdef Link link = self.link
+        cdef bytes piece
+        while self.upload is not None:
+            if not link.whole:
+                piece = link.piece_here()
+                if piece and not link.whole:
+                    return piece
+                self.kept = piece
+            try:
+                self.send_on()
+            except BackendError as error:
+                if error.status != 502:
+                    raise
+                self.upload = None        # it takes no more; what it says stands nevertheless
+                link.spoil()
+        piece = self.kept
+        self.kept = None
+        return piece if piece is not None else b""
 
     # ---- the end ----------------------------------------------------------------------------------
 

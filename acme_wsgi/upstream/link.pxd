@@ -45,6 +45,10 @@ cdef class Link(Stream):
     cpdef bint rest(self) except? True
     cpdef bint usable(self) except? True
     cdef bytes buffered_body(self)
+    cdef bytes buffered_piece(self)
+    cdef bytes piece_here(self)
+    cdef void count(self, int64_t got) noexcept
+    cdef bint all_out(self, int64_t deadline, bint watching) except? True
     cdef bytes next_piece(self, int64_t deadline)
     cdef bytes piece_of_length(self, int64_t deadline)
     cdef bytes piece_of_chunks(self, int64_t deadline)

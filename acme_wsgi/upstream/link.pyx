@@ -19,7 +19,7 @@ import gevent
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
-from libc.errno cimport EAGAIN, EINPROGRESS, errno
+from libc.errno cimport EAGAIN, EINPROGRESS
 
 from acme_wsgi.errors import BackendError, ClientDisconnected
 
@@ -45,10 +45,9 @@ cdef extern from "Python.h":
     void Py_XDECREF(PyObject *value)
 
 cdef extern from "<sys/socket.h>" nogil:
-    ssize_t recv(int fd, void *buffer, size_t length, int flags)
     int getsockopt(int fd, int level, int name, void *value, unsigned int *length)
     int shutdown(int fd, int how)
-    int SOL_SOCKET, SO_ERROR, SHUT_RDWR, MSG_PEEK, MSG_DONTWAIT
+    int SOL_SOCKET, SO_ERROR, SHUT_RDWR
 
 log = logging.getLogger("acme.upstream")
 
@@ -180,9 +179,16 @@ cdef class Link(Stream):
                 continue
             data += taken
             length -= taken
-        while not self.push():
-            self.await_room(WAIT_WRITE, deadline)
+        self.all_out(deadline, False)
         return 0
+
+    cdef bint all_out(self, int64_t deadline, bint watching) except? True:
+        """Wait until what was taken has left. Watching, it gives up as soon as the backend says something: False."""
+        while not self.push():
+            if watching and self.readable and self.try_read():
+                return False
+            self.await_room(WAIT_EITHER if watching else WAIT_WRITE, deadline)
+        return True
 
     cdef int await_room(self, int what, int64_t deadline) except -1:
         """Wait to send more; with WAIT_EITHER also for what the backend has to say meanwhile."""
@@ -216,8 +222,7 @@ cdef class Link(Stream):
                 at += taken
                 continue
             self.await_room(WAIT_EITHER if watching else WAIT_WRITE, deadline)
-        if self.encrypts:
-            self.send_whole(NULL, 0, deadline)
+        self.all_out(deadline, watching)
         return at
 
     cdef bint await_answer(self, int64_t deadline_ns) except? True:
@@ -331,7 +336,9 @@ cdef class Link(Stream):
         return body
 
     cdef object cut_short(self, int64_t got):
-        return BackendError.broke_off(f"its body ended {self.remaining - got} bytes early", True)
+        """The error of a body that ended amid its length, `got` bytes of which are in the buffer, or its chunks."""
+        early = f"{self.remaining - got} bytes early" if self.extent == COUNTED else "amid its chunks"
+        return BackendError.broke_off(f"its body ended {early}", True)
 
     cdef bytes buffered_body(self):
         """The body if all of it stands in the buffer, else None; nothing is used up then."""
@@ -383,6 +390,20 @@ cdef class Link(Stream):
         """The next bytes of the body, b"" at its end. Raises BackendError, also for a body that is cut short."""
         return self.next_piece(deadline_ns)
 
+    cdef bytes piece_here(self):
+        """What has come of the body; b"" if nothing has. Waits for nothing. Raises BackendError if no more can come."""
+        cdef bytes piece = b""
+        if self.readable:
+            self.make_room(RAW)
+            self.fill()
+        if self.end > self.start:
+            piece = self.decode() if self.extent == CHUNKED else self.buffered_piece()
+        if not piece and not self.whole and self.eof:
+            if self.extent != UNTIL_CLOSE:
+                raise self.cut_short(0)
+            self.whole = 1
+        return piece
+
     cdef bytes next_piece(self, int64_t deadline):
         if self.whole:
             return b""
@@ -394,35 +415,45 @@ cdef class Link(Stream):
 
     cdef bytes piece_of_length(self, int64_t deadline):
         """Buffered bytes first, then straight into the result."""
-        cdef size_t most = self.end - self.start
+        cdef size_t most = PIECE if self.remaining > PIECE else <size_t>self.remaining
         cdef ssize_t got
         cdef PyObject *result
         cdef bytes piece
-        if most:
-            if <int64_t>most > self.remaining:
-                most = <size_t>self.remaining
-            piece = self.buffer[self.start:self.start + most]
-            self.start += <unsigned int>most
-            got = <ssize_t>most
-        else:
-            self.give_way()
-            most = PIECE if self.remaining > PIECE else <size_t>self.remaining
-            result = PyBytes_FromStringAndSize(NULL, most)
-            try:
-                while True:
-                    got = self.get(PyBytes_AS_STRING(<bytes>result), most)
-                    if got > 0:
-                        break
-                    if got == 0:
-                        raise self.cut_short(0)
-                    self.await_readable(deadline)
-                _PyBytes_Resize(&result, got)
-                piece = <bytes>result
-            finally:
-                Py_XDECREF(result)
-        self.remaining -= got
-        self.whole = self.remaining == 0
+        if self.end > self.start:
+            return self.buffered_piece()
+        self.give_way()
+        result = PyBytes_FromStringAndSize(NULL, most)
+        try:
+            while True:
+                got = self.get(PyBytes_AS_STRING(<bytes>result), most)
+                if got > 0:
+                    break
+                if got == 0:
+                    raise self.cut_short(0)
+                self.await_readable(deadline)
+            _PyBytes_Resize(&result, got)
+            piece = <bytes>result
+        finally:
+            Py_XDECREF(result)
+        self.count(got)
         return piece
+
+    cdef bytes buffered_piece(self):
+        """What stands in the buffer of a body that is not chunked."""
+        cdef size_t most = self.end - self.start
+        cdef bytes piece
+        if self.extent == COUNTED and <int64_t>most > self.remaining:
+            most = <size_t>self.remaining
+        piece = self.buffer[self.start:self.start + most]
+        self.start += <unsigned int>most
+        self.count(<int64_t>most)
+        return piece
+
+    cdef void count(self, int64_t got) noexcept:
+        """So many bytes of the body were taken."""
+        if self.extent == COUNTED:
+            self.remaining -= got
+            self.whole = self.remaining == 0
 
     cdef bytes piece_of_chunks(self, int64_t deadline):
         cdef bytes piece
@@ -432,16 +463,13 @@ cdef class Link(Stream):
                 if piece or self.whole:
                     return piece
             if not self.more(deadline):
-                raise BackendError.broke_off("its chunked body ended early", True)
+                raise self.cut_short(0)
 
     cdef bytes piece_to_end(self, int64_t deadline):
-        cdef bytes piece
         if self.end == self.start and not self.more(deadline):
             self.whole = 1
             return b""
-        piece = self.buffer[self.start:self.end]
-        self.start = self.end
-        return piece
+        return self.buffered_piece()
 
     # ---- between requests -------------------------------------------------------------------------
 
@@ -483,10 +511,7 @@ cdef class Link(Stream):
 
         Its event may not have come yet; and bytes that nobody asked for must not be taken for the next answer.
         """
-        cdef char byte
-        if self.fd < 0 or self.ended or self.hung_up or self.readable:
-            return False
-        return recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
+        return self.fd >= 0 and not (self.ended or self.hung_up or self.readable) and self.peek() < 0
 
     cdef bint still_fresh(self) noexcept:
         """Something happened on a resting connection: was it nothing that matters (as messages of TLS are)?"""
@@ -499,8 +524,8 @@ cdef class Link(Stream):
         return got < 0
 
     cdef void on_event(self) noexcept:
-        if self.ears is not None:
-            self.ears.heard(self)
+        if self.ears is not None or self.other is not None:
+            Stream.on_event(self)
         elif self.resting and not self.still_fresh():
             self.close()
 

@@ -6,6 +6,11 @@ Law: reads what has come anyway, and leaves the rest to whoever sends it. What i
 
 from acme_wsgi.upstream.shape import CHUNKED, NO_BODY
 
+cdef enum:
+    PIECE = 65536            # one read of it
+
+cdef bytes LAST_CHUNK = b"0\r\n\r\n"
+
 WHOLE = 65536
 """Bytes up to which a body is awaited before a backend is chosen: as many as the engine awaits by itself."""
 
@@ -28,6 +33,26 @@ cdef class Payload:
         self.expect = expect
         self.upgrade = upgrade
         self.tunnel_idle = tunnel_idle
+
+    cdef bytes next_piece(self):
+        """The next bytes of a body that is still to be read, framed for the backend; None once all were taken.
+
+        Waits for the client, and raises whatever reading from it does.
+        """
+        cdef bytes piece = self.first
+        if self.taken:
+            return None
+        self.first = b""
+        if not piece:
+            piece = self.reader.read1(PIECE)
+        if piece:
+            return piece if self.length >= 0 else b"%x\r\n%b\r\n" % (len(piece), piece)
+        self.taken = True
+        return None if self.length >= 0 else LAST_CHUNK
+
+    cdef bint comes_before(self, Stream other) except? True:
+        """Wait for the client's next bytes, or for something to happen on `other`: True if the client was first."""
+        return self.taken or bool(self.first) or self.reader.ready_before(other)
 
 
 NOTHING = Payload()

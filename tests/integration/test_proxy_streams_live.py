@@ -68,9 +68,18 @@ def page(c: Conversation) -> None:
     c.send(reply(bytes(range(256)) * 8192, "Content-Type: image/png"))
 
 
+def echoes(c: Conversation) -> None:
+    """Says each piece of the body again before it takes the next one."""
+    c.send(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for piece in c.pieces():
+        c.send(b"%x\r\n" % len(piece), piece, b"\r\n")
+    c.send(b"0\r\n\r\n")
+
+
 FLOODED: dict[str, int] = {}
 SCRIPTS = {
     "refuses": refuses, "digests": digests, "floods": floods, "chunks": floods_in_chunks, "page": page,
+    "echoes": echoes,
 }  # fmt: skip
 
 
@@ -231,6 +240,64 @@ def test_an_answer_may_begin_before_the_upload_ends(acme: Launcher, backends: Ba
         assert wire.reply().text == f"first{len(piece) * 100}"
 
 
+def test_client_and_backend_may_talk_in_turn(proxy: Server) -> None:
+    """The head leaves before the upload has ended, and each piece of the answer as it comes."""
+    with proxy.connect() as wire:
+        wire.send(b"POST /script/echoes HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        wire.send(b"40000\r\n", PIECE, b"\r\n")  # more than is awaited before a backend is asked
+        assert wire.reply(head=True).status == 200
+        assert gathered(wire, len(PIECE)) == PIECE
+        for word in (b"one", b"two", b"three"):
+            wire.send(b"%x\r\n%b\r\n" % (len(word), word))
+            assert gathered(wire, len(word)) == word
+        wire.send(b"0\r\n\r\n")
+        assert wire.exactly(5) == b"0\r\n\r\n"
+
+
+def gathered(wire: Wire, length: int) -> bytes:
+    """The data of chunks until so many bytes are here."""
+    seen = b""
+    while len(seen) < length:
+        size = b""
+        while not size.endswith(b"\r\n"):
+            size += wire.exactly(1)
+        seen += wire.exactly(int(size, 16) + 2)[:-2]
+    return seen
+
+
+def echo(wire: Wire, pieces: int) -> str:
+    """Upload so many pieces and download them at the same time; the digest of what comes back."""
+    length = pieces * len(PIECE)
+    wire.send(b"POST /script/echoes HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % length)
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(lambda: [wire.sock.sendall(PIECE) for _ in range(pieces)])
+        reply = wire.reply()
+        sending.result()
+    assert (reply.status, len(reply.body)) == (200, length)
+    return sha256(reply.body).hexdigest()
+
+
+def test_a_body_comes_back_while_it_is_sent_without_memory(proxy: Server) -> None:
+    pieces = 60 * MB // len(PIECE)
+    with proxy.connect(timeout=60) as wire, Peak(proxy.worker_pids()[0]) as peak:
+        assert echo(wire, pieces) == sha256(PIECE * pieces).hexdigest()
+    assert peak.grown < ALLOWED
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 9000000", "Transfer-Encoding: chunked"])
+def test_a_refusal_is_heard_while_the_client_pauses(acme: Launcher, backends: Backends, framing: str) -> None:
+    def stranger(c: Conversation) -> None:
+        c.send(reply(b"who are you", status="401 Unauthorized"))
+        c.gone()
+
+    rogue = backends.rogue({"stranger": stranger})
+    with acme(config(rogue.url, server={"max_body_size": "1GB"})).connect() as wire:
+        wire.send(f"POST /script/stranger HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n".encode())
+        wire.send(PIECE if framing.startswith("C") else b"40000\r\n" + PIECE + b"\r\n")
+        got = wire.reply()
+        assert (got.status, got.text) == (401, "who are you")
+
+
 def test_a_client_is_told_to_continue(proxy: Server) -> None:
     with proxy.connect() as wire:
         wire.send(b"POST /e HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
@@ -333,7 +400,8 @@ def test_bytes_behind_the_switch_are_not_lost(acme: Launcher, backends: Backends
 def test_tls_is_verified_named_and_reused(acme: Launcher, backends: Backends) -> None:
     authority = backends.authority()
     rogue = backends.rogue(SCRIPTS, default=tell, context=authority.context("localhost"))
-    proxy = acme(config(f"https://localhost:{rogue.port}"), env={"SSL_CERT_FILE": str(authority.bundle)})
+    made = config(f"https://localhost:{rogue.port}", server={"max_body_size": "1GB"})
+    proxy = acme(made, env={"SSL_CERT_FILE": str(authority.bundle)})
     body = bytes(range(256)) * 8192
     with proxy.connect() as wire:
         for _ in range(5):
@@ -341,6 +409,7 @@ def test_tls_is_verified_named_and_reused(acme: Launcher, backends: Backends) ->
         wire.send(b"POST /script/digests HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body), body)
         assert wire.reply().text == f"{len(body)} {sha256(body).hexdigest()}"
         assert wire.request("/script/page").body == body
+        assert echo(wire, 16) == sha256(PIECE * 16).hexdigest()
     assert [one.sni for one in rogue.connections] == ["localhost"]
 
 
@@ -361,7 +430,8 @@ def test_a_backend_that_cannot_prove_who_it_is_gets_nothing(
         rogue = backends.rogue(on_connect=speaks_plainly)
     else:
         rogue = backends.rogue(context=issuer.context(names))
-    proxy = acme(config(f"https://localhost:{rogue.port}"), env={"SSL_CERT_FILE": str(authority.bundle)})
+    made = config(f"https://localhost:{rogue.port}", server={"max_body_size": "1GB"})
+    proxy = acme(made, env={"SSL_CERT_FILE": str(authority.bundle)})
     proxy.errors_expected = True
     assert proxy.get("/").status == 502
     assert rogue.requests == []
@@ -377,7 +447,8 @@ def test_a_tls_backend_that_ends_without_saying_so_has_cut_its_body(
 
     authority = backends.authority()
     rogue = backends.rogue({"cut": cut}, context=authority.context("localhost"))
-    proxy = acme(config(f"https://localhost:{rogue.port}"), env={"SSL_CERT_FILE": str(authority.bundle)})
+    made = config(f"https://localhost:{rogue.port}", server={"max_body_size": "1GB"})
+    proxy = acme(made, env={"SSL_CERT_FILE": str(authority.bundle)})
     proxy.errors_expected = True
     with proxy.connect() as wire:
         assert wire.send(b"GET /script/cut HTTP/1.1\r\nHost: a\r\n\r\n").reply(head=True).status == 200

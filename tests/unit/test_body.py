@@ -10,7 +10,7 @@ import pytest
 
 from acme_wsgi.errors import BodyError, HTTPError
 from acme_wsgi.http.writer import Response
-from tests.unit.engine_harness import OK, Rig, body_of, in_engine
+from tests.unit.engine_harness import OK, Rig, body_of, dialled, in_engine
 
 LINES = b"".join(b"x" * (number % 97) + b"\n" for number in range(5000)) + b"no end"
 
@@ -214,6 +214,79 @@ def test_read1_returns_what_is_there_and_takes_turns_with_the_others(rig: Rig) -
     rig.dispatch = dispatch
     both_framings(rig, LINES)
     assert 0 < max(sizes) <= 5000
+
+
+CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n11170\r\n" + bytes(70_000)
+IN_PARTS = (
+    (b"Content-Length: 70001\r\n\r\n" + bytes(70_000), b"x"),
+    (CHUNKS + b"\r\n", b"1;ext", b"=x\r\nx", b"\r\n0\r\n", b"\r\n"),
+    (CHUNKS, b"\r", b"\n1\r\n", b"x\r\n", b"0\r\n\r\n"),
+)
+"""A body of 70,000 zeros and an x, as it may come."""
+
+
+@in_engine()
+def test_who_waits_for_the_body_hears_of_another_stream_too(rig: Rig) -> None:
+    """Whatever part of a chunk's framing has come, nobody waits in a read for more of it."""
+    other, theirs = dialled()
+    heard: list[str] = []
+    body = bytearray()
+
+    def dispatch(request: Any) -> Response:
+        source = request.body
+        while not source.done:
+            if source.ready_before(other):
+                body.extend(source.read1())
+            else:
+                heard.append(other.receive(10).decode())
+        assert source.ready_before(other)
+        return Response(OK, [], b"done")
+
+    rig.dispatch = dispatch
+    for parts in IN_PARTS:
+        with rig.connect() as wire:
+            wire.send(b"POST / HTTP/1.1\r\nHost: a\r\n")
+            for number, part in enumerate(parts[:-1]):
+                wire.send(part)
+                for said in (f"{number}a", f"{number}b"):
+                    theirs.sendall(said.encode())
+                    rig.until(lambda: heard[-1:] == [said], "it has heard")  # noqa: B023
+            assert wire.send(parts[-1]).reply().body == b"done"
+        assert body == bytes(70_000) + b"x"
+        body.clear()
+    other.close()
+    theirs.close()
+
+
+@in_engine()
+def test_a_body_that_is_cut_or_broken_is_no_reason_to_wait(rig: Rig) -> None:
+    other, theirs = dialled()
+    failures: list[Exception] = []
+
+    def dispatch(request: Any) -> Response:
+        try:
+            while request.body.ready_before(other):
+                request.body.read1()
+        except (BodyError, ConnectionError) as error:
+            failures.append(error)
+            assert request.body.ready_before(other)
+        return Response(OK, [], b"done")
+
+    rig.dispatch = dispatch
+    for framing, more in ((b"Content-Length: 70002", b"x"), (b"Transfer-Encoding: chunked", b"\r\n5\r\nab")):
+        with rig.connect() as wire:
+            size = b"11170\r\n" if b"chunked" in framing else b""
+            wire.send(b"POST / HTTP/1.1\r\nHost: a\r\n", framing, b"\r\n\r\n", size, bytes(70_000), more)
+            wire.end()
+            rig.until(lambda: failures, "it has failed")
+        failures.clear()
+    with rig.connect() as wire:
+        wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n11170\r\n", bytes(70_000))
+        wire.send(b"\r\nnonsense\r\n")
+        rig.until(lambda: failures, "it has failed")
+    assert isinstance(failures[0], BodyError)
+    other.close()
+    theirs.close()
 
 
 @in_engine()

@@ -10,12 +10,13 @@ import pytest
 
 from acme_wsgi.errors import BackendError
 from acme_wsgi.http.writer import Response
+from acme_wsgi.upstream.exchange import Exchange
 from acme_wsgi.upstream.payload import Payload
 from acme_wsgi.upstream.shape import CHUNKED
 from tests.unit.engine_harness import body_of
 from tests.unit.files.in_loop import until
 from tests.unit.upstream.bench import MB, OK, Bench, Uploading, counted, endless, head
-from tests.unit.upstream.far import exactly, reset, to_end, with_reactor
+from tests.unit.upstream.far import MOMENT, exactly, reset, to_end, with_reactor
 
 pytestmark = pytest.mark.slow  # each in a child with a loop, and real sockets
 
@@ -54,14 +55,12 @@ def test_a_body_that_comes_is_passed_on_as_it_comes() -> None:
 
 @with_reactor
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
-@pytest.mark.parametrize("away", [None, socket.socket.close])
-def test_a_refusal_ends_the_upload(said: bytes, away: Callable[[socket.socket], None] | None) -> None:
+@pytest.mark.parametrize("before", [0, 10**6])
+def test_a_refusal_ends_the_upload(said: bytes, before: int) -> None:
     bench = Bench(buffers=8192)
     attempt, far = bench.heard(Payload(10**12, None, reader=endless()), method="POST")
+    assert len(exactly(far, before)) == before
     far.sendall(said + counted(b"too much", b"413 Content Too Large"))
-    if away:
-        to_be_read = exactly(far, 10**6)
-        assert len(to_be_read) == 10**6
     assert (attempt.response.status, attempt.body()) == ("413 Content Too Large", b"too much")
     assert [status for status, _ in attempt.request.interims] == ([103] if b"103" in said else [])
     assert bench.verdict() == "ok"
@@ -84,16 +83,152 @@ def test_a_refusal_from_a_backend_that_has_closed_already_is_heard() -> None:
     bench.check(idle=0)
 
 
+LONG = 8 * MB
+"""More than the kernel takes at once."""
+
+FORMS: list[tuple[bytes, Callable[[bytes], bytes], bytes]] = [
+    (b"Content-Length: %d\r\n\r\n" % LONG, bytes, b""),
+    (
+        b"Transfer-Encoding: chunked\r\n\r\n",
+        lambda piece: b"%x\r\n%b\r\n" % (len(piece), piece),
+        b"0\r\n\r\n",
+    ),
+    (b"\r\n", bytes, b""),
+]
+"""How an answer may tell where it ends: what ends its head, how a piece of it looks, and its end."""
+
+
 @with_reactor
-def test_an_early_answer_that_is_no_refusal_does_not_end_the_upload() -> None:
-    data = body_of(MB)
-    bench = Bench(buffers=8192)
-    attempt, far = bench.heard(Payload(len(data), None, reader=Uploading(data)), method="POST")
-    far.sendall(OK + b"Content-Length: 4\r\n\r\n")
-    assert exactly(far, len(data)) == data
-    far.sendall(b"fine")
-    assert attempt.body() == b"fine" and bench.verdict() == "ok"
+@pytest.mark.parametrize("form", FORMS, ids=["length", "chunks", "end"])
+@pytest.mark.parametrize("length", [LONG, CHUNKED])
+def test_a_body_may_come_back_while_it_is_sent(
+    form: tuple[bytes, Callable[[bytes], bytes], bytes], length: int
+) -> None:
+    """More than the sockets hold, by a backend that takes no more before it could say something."""
+    import gevent
+
+    ends_head, framed, end = form
+    data = body_of(LONG)
+    pieces = [data[at : at + 65536] for at in range(0, LONG, 65536)]
+    bench = Bench(buffers=65536)
+    attempt, far = bench.heard(Payload(length, None, reader=Uploading(*pieces)), method="POST")
+
+    def echo() -> None:
+        far.sendall(OK + ends_head)
+        for piece in pieces:
+            raw = piece if length >= 0 else b"%x\r\n%b\r\n" % (len(piece), piece)
+            assert exactly(far, len(raw)) == raw
+            far.sendall(framed(piece))
+        far.sendall(end)
+        if not end and ends_head == b"\r\n":
+            far.shutdown(socket.SHUT_WR)
+
+    backend = gevent.spawn(echo)
+    assert attempt.body() == data
+    backend.get(timeout=5)
+    assert bench.verdict() == "ok"
+    bench.check(idle=0 if ends_head == b"\r\n" else 1)
+    if length < 0:
+        assert exactly(far, 5) == b"0\r\n\r\n"
+
+
+@with_reactor
+def test_client_and_backend_may_talk_in_turn() -> None:
+    reader = Uploading(b"one", b"two", b"three")
+    reader.pauses = {1, 2}
+    bench = Bench()
+    attempt, far = bench.heard(Payload(CHUNKED, None, reader=reader), method="POST")
+    assert exactly(far, 8) == b"3\r\none\r\n"
+    far.sendall(OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\nONE\r\n")
+    body = iter(attempt.response.body)
+    assert next(piece for piece in body if piece) == b"ONE"
+    reader.pauses.remove(1)
+    import gevent
+
+    asked = gevent.spawn(next, body)
+    assert exactly(far, 8) == b"3\r\ntwo\r\n"
+    far.sendall(b"3\r\nTWO\r\n")
+    assert asked.get(timeout=5) == b"TWO"
+    far.sendall(b"5\r\nTHREE\r\n0\r\n\r\n")
+    asked = gevent.spawn(list, body)
+    gevent.sleep(0.02)
+    assert not asked.ready(), "the last piece of the answer waits for the last one of the request"
+    reader.pauses.remove(2)
+    assert asked.get(timeout=5) == [b"THREE"]
+    assert exactly(far, 15) == b"5\r\nthree\r\n0\r\n\r\n"
+    assert bench.verdict() == "ok"
     bench.check(idle=1)
+
+
+@with_reactor
+@pytest.mark.parametrize("status", [b"200 OK", b"204 No Content"])
+def test_an_early_answer_that_is_whole_does_not_end_the_upload(status: bytes) -> None:
+    data = body_of(LONG)
+    bench = Bench(buffers=8192)
+    attempt, far = bench.heard(Payload(LONG, None, reader=Uploading(data)), method="POST")
+    far.sendall(b"HTTP/1.1 204 No Content\r\n\r\n" if b"204" in status else counted(b"fine"))
+    if b"200" in status:
+        assert isinstance(attempt.response.body, Exchange)
+        import gevent
+
+        gevent.spawn(lambda: attempt.body())
+    assert exactly(far, LONG) == data
+    assert attempt.response.status.encode() == status
+    until(lambda: not bench.peer()["active"])
+    assert bench.verdict() == "ok"
+    bench.check(idle=1)
+
+
+@with_reactor
+@pytest.mark.parametrize("away", [reset, socket.socket.close])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_backend_that_leaves_amid_an_upload_after_its_answer(
+    whole: bool, away: Callable[[socket.socket], None]
+) -> None:
+    """A whole answer stands; half of one is cut."""
+    reader = endless()
+    bench = Bench(buffers=8192)
+    attempt, far = bench.heard(Payload(10**12, None, reader=reader), method="POST")
+    far.sendall(counted(b"fine") if whole else counted(b"fine")[:-1])
+    body = iter(attempt.response.body)
+    if whole:
+        reader.pauses = {10**9}  # none: it goes on
+        import gevent
+
+        gevent.spawn_later(0.05, away, far)
+        assert b"".join(body) == b"fine" and bench.verdict() == "ok"
+    else:
+        assert next(piece for piece in body if piece) == b"fin"
+        away(far)
+        with pytest.raises(BackendError):
+            list(body)
+        assert bench.verdict() == "failed"
+    bench.check(idle=0)
+
+
+@with_reactor
+def test_a_backend_that_answers_and_takes_no_more() -> None:
+    bench = Bench(buffers=8192, write=MOMENT)
+    attempt, far = bench.heard(Payload(10**12, None, reader=endless()), method="POST")
+    far.sendall(counted(b"fine")[:-1])
+    with pytest.raises(BackendError) as caught:
+        attempt.body()
+    assert caught.value.status == 504 and bench.verdict() == "failed"
+    bench.check(idle=0)
+    far.close()
+
+
+@with_reactor
+def test_a_refusal_is_heard_while_the_client_pauses() -> None:
+    reader = Uploading(b"one", b"two")
+    reader.pauses = {1}
+    bench = Bench()
+    attempt, far = bench.heard(Payload(10**6, None, reader=reader), method="POST")
+    far.sendall(counted(b"who are you", b"401 Unauthorized"))
+    assert (attempt.response.status, attempt.body()) == ("401 Unauthorized", b"who are you")
+    assert bench.verdict() == "ok"
+    bench.check(idle=0)
+    far.close()
 
 
 @with_reactor

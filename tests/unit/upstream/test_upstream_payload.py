@@ -27,6 +27,9 @@ class Input:
 
     read1 = read
 
+    def ready_before(self, other: object) -> bool:
+        raise NotImplementedError
+
 
 def payload(data: bytes | None = None, method: str = "POST", **environ: Any) -> tuple[Payload, Input]:
     """Of a request with this body: with a length unless told otherwise; None: without one."""
