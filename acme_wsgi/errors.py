@@ -190,7 +190,7 @@ class BackendError(HTTPError):
 
     The client hears a sentence without names; `detail` is for the log.
 
-    :ivar status: 502, or 504 where time ran out
+    :ivar status: 502, 504 where time ran out, 503 where it was taken out
     :ivar detail: what it did, for a person who knows which backend it was
     :ivar connecting: nothing of the request has reached it
     :ivar answered: bytes of an answer had come
@@ -228,6 +228,12 @@ class BackendError(HTTPError):
         message = "The server behind this one took too long."
         # Whoever is asked a second time because the first one was slow gets the load of both.
         return cls(504, message, detail, connecting=connecting, answered=answered, retriable=connecting)
+
+    @classmethod
+    def withdrawn(cls, detail: str) -> BackendError:
+        """No request may go to it any more."""
+        message = "No server behind this one can answer now."
+        return cls(503, message, detail, connecting=True, retriable=True)
 
     @classmethod
     def broke_off(cls, detail: str, answered: bool) -> BackendError:

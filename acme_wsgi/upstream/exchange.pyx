@@ -37,6 +37,10 @@ cdef int64_t GO_AHEAD_NS = 1000000000
 # that dies between them can be followed by another.
 cdef int64_t SOON_NS = 200000000
 
+# A backend that closes a connection which was idle for too long may do so as the next request is on its way, and then it
+# shows by now. Whoever breaks off later has been at work.
+cdef int64_t CROSSING_NS = 250000000
+
 cdef enum:
     INTERIMS = 32            # 1xx responses before the final one
 
@@ -92,6 +96,8 @@ cdef class Exchange:
     cdef Link link
     cdef Place place             # in the line for that
     cdef int64_t begun_ns
+    cdef int64_t sent_ns         # when the request had left, or its head
+    cdef bint withdrawn          # its backend was taken out before it could be sent
     cdef readonly int64_t until_ns        # of the whole, over all attempts (CLOCK_MONOTONIC); 0 = no limit
     cdef str request_id
     cdef bint over
@@ -139,7 +145,11 @@ cdef class Exchange:
                 self.deadline(self.patience.queue_ns), self.patience.connect_ns, fresh, self.until_ns, self.place)
             if self.left:
                 raise ClientDisconnected("the client went away while its request waited for a backend")
+            self.withdrawn = self.place.has_waited() and lane.shelf.peer.draining_since > self.begun_ns
+            if self.withdrawn:
+                raise BackendError.withdrawn("it was taken out while the request waited for a connection")
             self.send(request, shaper, payload)
+            self.sent_ns = monotonic_ns()
             return self.receive(request, payload)
         except BackendError as error:
             self.fail(error)
@@ -386,13 +396,15 @@ cdef class Exchange:
             self.place.leave()
 
     cdef int fail(self, error) except -1:
-        """It is the backend's failure, unless it had closed the connection before it could know of the request."""
+        """It is the backend's failure, unless it had closed the connection before it could know of the request, or it was
+        we who took the backend out."""
+        cdef Link link = self.link
         if self.left:
             self.end(-1, False)
             raise ClientDisconnected("the client went away while a backend was at work for it")
-        self.stale = self.link is not None and self.link.uses > 1 and not self.link.answered \
-            and error.retriable and not error.connecting
-        if self.stale:
+        self.stale = link is not None and link.uses > 1 and not link.answered \
+            and error.retriable and not error.connecting and monotonic_ns() - self.sent_ns < CROSSING_NS
+        if self.stale or self.withdrawn or link is not None and link.aborted:
             self.end(-1, False)
         else:
             self.end(0, False, error.connecting)

@@ -19,6 +19,7 @@ cdef class Link(Stream):
     cdef uint8_t resting             # idle: whatever comes now is not wanted
     cdef public int64_t since        # when it began to rest
     cdef uint8_t encrypts            # what it took may still have to be flushed
+    cdef uint8_t aborted             # it was we who ended it amid its request
     cdef uint8_t answered            # a byte of the answer to the present request has come
 
     cdef ssize_t get(self, char *target, size_t room) except -2

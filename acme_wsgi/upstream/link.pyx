@@ -105,6 +105,8 @@ cdef class Link(Stream):
             self.wait_until(WAIT_WRITE, deadline_ns)
         except TimeoutError:
             raise BackendError.slow("it took too long to connect", connecting=True) from None
+        if self.aborted:
+            raise BackendError.unreachable("connecting was given up")
         getsockopt(self.fd, SOL_SOCKET, SO_ERROR, &error, &size)
         if error:
             raise BackendError.unreachable(os.strerror(error))
@@ -535,6 +537,7 @@ cdef class Link(Stream):
 
     def abort(self):
         """Close it while somebody may be at work with it, who hears that it is broken. A tunnel gets two calls for it."""
+        self.aborted = 1
         if self.ears is None:
             self.close_descriptor(False)
         elif not self.ended:

@@ -11,8 +11,11 @@ cdef class Place:
     cdef object greenlet                 # who waits
     cdef int64_t deadline_ns
     cdef int outcome
+    cdef bint left                       # nobody wants the connection any more
     cdef Link link                       # whose turn it is: their connection, None if they are to make one
+    cdef Link making                     # the connection that is being made for it
 
+    cdef bint has_waited(self) noexcept
     cdef int decide(self, int outcome, Link link) except -1
 
 
@@ -46,4 +49,5 @@ cdef class Shelf:
     cpdef Link acquire(self, int64_t queue_deadline_ns, int64_t connect_ns, bint fresh=*,
                        int64_t until_ns=*, Place place=*)
     cdef Link take(self, Link link)
+    cdef Link dial(self, tuple address, int64_t deadline_ns, Place place)
     cpdef int release(self, Link link, bint reusable) except -1

@@ -51,13 +51,20 @@ cdef double LOOK = 0.2
 
 
 cdef class Place:
-    """A request's in the line for a connection; it has one only while it waits."""
+    """A request's on its way to a connection: in the line for one, and while one is made."""
+
+    cdef bint has_waited(self) noexcept:
+        """Has it stood in the line?"""
+        return self.pool is not None
 
     def leave(self):
-        """Its client has gone: others go on in its place. Does nothing for one who doesn't wait."""
+        """Its client has gone: others go on in its place. Does nothing for one who has its connection."""
+        self.left = True
         if self.pool is not None and self in self.pool.waiters:
             del self.pool.waiters[self]
             self.decide(LEFT, None)
+        elif self.making is not None:
+            self.making.abort()
 
     cdef int decide(self, int outcome, Link link) except -1:
         """What has come of the waiting; its greenlet hears of it in the loop's next round."""
@@ -201,34 +208,36 @@ cdef class Shelf:
         """
         cdef Link link
         cdef Pool pool = self.pool
+        if place is None:
+            place = Place()
         while self.idle and not fresh:
             link = <Link>self.idle.pop()
             if link.usable():
                 return self.take(link)
             link.close()
         if pool.waiters or pool.open >= pool.limit and not pool.make_room():
-            link = pool.wait_in_line(None if fresh else self, place if place is not None else Place(), queue_deadline_ns)
+            link = pool.wait_in_line(None if fresh else self, place, queue_deadline_ns)
             if link is not None:
                 if link.usable():
                     return self.take(link)
                 pool.open += 1            # it ended on its way to us: its place stays ours when it closes
                 link.close()
-            return self.take(self.connect(connect_ns, until_ns))
+            return self.take(self.connect(connect_ns, until_ns, place))
         pool.open += 1
-        return self.take(self.connect(connect_ns, until_ns))
+        return self.take(self.connect(connect_ns, until_ns, place))
 
     cdef Link take(self, Link link):
         link.begin()
         self.busy.add(link)
         return link
 
-    def connect(self, int64_t connect_ns, int64_t until_ns=0):
+    def connect(self, int64_t connect_ns, int64_t until_ns=0, Place place=None):
         """A new connection; its place in the pool is counted already, and given back when it can't be made."""
         cdef int64_t deadline = monotonic_ns() + connect_ns
         if until_ns and until_ns < deadline:
             deadline = until_ns
         try:
-            link = self.connect_alone(deadline)
+            link = self.connect_alone(deadline, place)
         except BaseException as error:
             self.pool.open -= 1
             self.pool.next_turn()
@@ -241,28 +250,45 @@ cdef class Shelf:
         self.peer.add_connections(self.pool.slot, 1)
         return link
 
-    def connect_alone(self, int64_t deadline_ns):
-        """A connection that is not the pool's: to the first of the backend's addresses that takes it."""
+    def connect_alone(self, int64_t deadline_ns, Place place=None):
+        """A connection that is not the pool's: to the first of the backend's addresses that takes it.
+
+        place: whose it will be; once that has left it raises ClientDisconnected.
+        """
+        cdef int64_t now
         error = None
-        for family, address in self.addresses(deadline_ns):
-            link = TLSLink(None, self.context, self.target.server_name) if self.context is not None else Link(None)
+        addresses = self.addresses(deadline_ns)
+        for number, address in enumerate(addresses):
+            # One that doesn't answer must leave time for the others.
+            now = monotonic_ns()
             try:
-                link.connect(family, address, deadline_ns)
+                return self.dial(address, now + (deadline_ns - now) // (len(addresses) - number),
+                                 place if place is not None else Place())
+            except BackendError as failed:
+                error = failed
+                if self.resolver is not None:
+                    self.resolver.failed(address)
+        raise error if error is not None else BackendError.unreachable("its name has no address")
+
+    cdef Link dial(self, tuple address, int64_t deadline_ns, Place place):
+        """A connection to one address."""
+        cdef Link link = TLSLink(None, self.context, self.target.server_name) if self.context is not None else Link(None)
+        place.making = link
+        try:
+            if not place.left:
+                link.connect(address[0], address[1], deadline_ns)
                 if self.context is not None:
                     handshake(link, deadline_ns)
-            except BackendError as failed:
-                link.close()
-                if self.resolver is not None:
-                    self.resolver.failed((family, address))
-                error = failed
-                if failed.status == 504:
-                    break
-                continue
-            except BaseException:
-                link.close()
+        except BaseException:
+            link.close()
+            if not place.left:
                 raise
-            return link
-        raise error if error is not None else BackendError.unreachable("its name has no address")
+        finally:
+            place.making = None
+        if place.left:
+            link.close()
+            raise ClientDisconnected("the client went away while a connection to a backend was made")
+        return link
 
     def addresses(self, int64_t deadline_ns):
         """(family, address) pairs, in the order in which they are tried."""

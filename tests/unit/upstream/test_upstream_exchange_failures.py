@@ -13,6 +13,7 @@ from acme_wsgi.errors import BackendError
 from acme_wsgi.upstream.payload import Payload
 from acme_wsgi.upstream.pool import PoolFull
 from tests.rogue import Unreachable, reserve
+from tests.unit.files.in_loop import until
 from tests.unit.upstream.bench import MB, OK, Bench, Uploading, counted, head, in_chunks, used
 from tests.unit.upstream.far import MOMENT, reset, with_reactor
 
@@ -93,7 +94,7 @@ def test_a_request_that_is_cut_between_two_waits_does_not_wait_for_ever() -> Non
     attempt, far = bench.heard(Payload(5, None, reader=Cutting(b"12345")), method="POST")
     with gevent.Timeout(5):
         assert attempt.error().status == 502
-    assert bench.verdict() == "failed"
+    assert bench.verdict() == "nothing", "it was not the backend's doing"
     bench.check(idle=0)
     far.close()
 
@@ -114,6 +115,39 @@ def test_an_idle_connection_that_ends_as_it_is_used_says_nothing_about_the_backe
     error = attempt.error()
     assert attempt.exchange.stale and error.retriable and bench.verdict() == "nothing"
     bench.check(idle=0)
+
+
+@with_reactor
+@pytest.mark.parametrize("away", [reset, socket.socket.close])
+def test_one_that_ends_when_the_backend_has_been_at_work_does(away: Callable[[socket.socket], None]) -> None:
+    import gevent
+
+    bench = Bench()
+    far = used(bench)
+    attempt = bench.start()
+    head(far)
+    gevent.sleep(0.3)  # an idle connection that was closed as the request left shows sooner
+    away(far)
+    error = attempt.error()
+    assert not attempt.exchange.stale and error.retriable and bench.verdict() == "failed"
+    bench.check(idle=0)
+
+
+@with_reactor
+def test_who_was_taken_out_while_a_request_waited_does_not_get_it() -> None:
+    import gevent
+
+    bench = Bench(limit=1)
+    first, far = bench.heard()
+    waiting = bench.start()
+    gevent.sleep(0.01)
+    bench.shelf.peer.draining_since = time.monotonic_ns()
+    far.sendall(counted(b"done"))
+    assert first.body() == b"done"
+    error = waiting.error()
+    assert (error.status, error.connecting, error.retriable) == (503, True, True)
+    until(lambda: not bench.peer()["active"])
+    assert bench.peer()["failures"] == bench.peer()["connect_errors"] == 0 and bench.pool.open == 0
 
 
 @with_reactor

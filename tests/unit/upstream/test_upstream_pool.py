@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from acme_wsgi.config.schema.server import ConnectionPool
-from acme_wsgi.errors import BackendError
+from acme_wsgi.errors import BackendError, ClientDisconnected
 from acme_wsgi.upstream.board import Board
 from acme_wsgi.upstream.link import Link
-from acme_wsgi.upstream.pool import Pool, PoolFull, Shelf
+from acme_wsgi.upstream.pool import Place, Pool, PoolFull, Shelf
 from acme_wsgi.upstream.resolve import Address, Resolver
 from acme_wsgi.upstream.target import Target
 from tests.rogue import Unreachable, reserve
@@ -293,14 +293,37 @@ def test_of_several_addresses_the_first_that_answers_is_used() -> None:
 
 
 @with_reactor
-def test_when_time_is_over_no_other_address_is_tried() -> None:
+def test_an_address_that_does_not_answer_leaves_time_for_the_next_one() -> None:
     bench = Bench(1)
     with Unreachable() as unreachable:
         names = Addresses(unreachable.port, bench.servers[0].port)
         shelf = Shelf(bench.pool, bench.shelves[0].peer, Target.parse("http://a:1"), names, None)
+        link = shelf.acquire(soon(), int(10 * MOMENT * 1e9), False)
+        assert names.dead == names.given[:1]
+        shelf.release(link, False)
+        names = Addresses(unreachable.port, unreachable.port)
+        shelf = Shelf(bench.pool, bench.shelves[0].peer, Target.parse("http://a:1"), names, None)
         with pytest.raises(BackendError) as caught:
             shelf.acquire(soon(), int(MOMENT * 1e9), False)
-    assert caught.value.status == 504 and names.dead == names.given[:1]
+    assert caught.value.status == 504 and len(names.dead) == 2
+    bench.finish()
+
+
+@with_reactor
+def test_who_leaves_while_a_connection_is_made_makes_room_at_once() -> None:
+    import gevent
+
+    bench = Bench(1)
+    with Unreachable() as unreachable:
+        names = Addresses(unreachable.port, bench.servers[0].port)
+        shelf = Shelf(bench.pool, bench.shelves[0].peer, Target.parse("http://a:1"), names, None)
+        place = Place()
+        asked = gevent.spawn(shelf.acquire, soon(), int(5e9), False, 0, place)
+        gevent.sleep(0.01)
+        place.leave()
+        with pytest.raises(ClientDisconnected):
+            asked.get(timeout=5)
+    assert bench.pool.open == 0 and names.dead == []
     bench.finish()
 
 
