@@ -8,6 +8,8 @@ from acme_wsgi.stream cimport Stream
 
 cdef class Link(Stream):
     cdef readonly object shelf       # told when a resting link dies, and when any is closed; None: nobody is
+    cdef public object address       # of the backend that it leads to: (family, as connect(2) takes it); None: nobody asks
+    cdef public bint astray          # the backend's name leads there no more: no other request may follow
     cdef readonly long uses          # requests that it has carried
     cdef readonly int status         # of the response that was read last
     cdef readonly str protocol       # of a 101: its Upgrade

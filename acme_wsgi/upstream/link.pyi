@@ -3,6 +3,8 @@ from typing import Any
 from acme_wsgi.stream import Stream
 
 class Link(Stream):
+    address: tuple[int, Any] | None
+    astray: bool
     @property
     def shelf(self) -> Any: ...
     @property

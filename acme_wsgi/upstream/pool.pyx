@@ -273,6 +273,7 @@ cdef class Shelf:
     cdef Link dial(self, tuple address, int64_t deadline_ns, Place place):
         """A connection to one address."""
         cdef Link link = TLSLink(None, self.context, self.target.server_name) if self.context is not None else Link(None)
+        link.address = address
         place.making = link
         try:
             if not place.left:
@@ -307,7 +308,7 @@ cdef class Shelf:
         """A request is done with the connection."""
         cdef Pool pool = self.pool
         self.busy.discard(link)
-        if not reusable or not pool.reuse or not link.rest():
+        if not reusable or not pool.reuse or link.astray or not link.rest():
             link.close()
             return 0
         if pool.waiters:
@@ -333,9 +334,22 @@ cdef class Shelf:
     # ---- now and then -----------------------------------------------------------------------------
 
     def tidy(self, int64_t now):
-        """Close what has been idle for too long, except for the connections that are to be kept warm."""
+        """Close what leads elsewhere by now, and what has been idle for too long, except for what is to be kept warm."""
+        if self.resolver is not None:
+            self.follow_name()
         while len(self.idle) > self.pool.min_idle and now - (<Link>self.idle[0]).since > self.pool.idle_ns:
             (<Link>self.idle[0]).close()
+
+    def follow_name(self):
+        """The backend may have moved: no request shall follow to an address that its name has no more."""
+        cdef Link link
+        self.resolver.refresh()
+        current = self.resolver.current
+        for link in self.idle[:]:
+            if link.address not in current:
+                link.close()
+        for link in self.busy:
+            link.astray = link.address not in current
 
     def warm(self, int64_t connect_ns):
         """Make one more idle connection if fewer than wanted are there; False when there is nothing to do."""

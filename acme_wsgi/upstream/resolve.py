@@ -2,7 +2,12 @@
 
     first call        waits for the look-up, with all that call meanwhile
     later calls       get what is known at once; past its age a greenlet looks it up again behind their backs
+    refresh           the same look-up, for who has connections and makes no new ones
     a look-up fails   what was known goes on to be used
+
+New connections are made to the addresses of the latest answer. An address that is missing from it isn't gone
+at once: a name server may tell some of many addresses at a time, others with each answer. It is gone when all
+answers of REFRESH seconds have been without it.
 
 The look-up is getaddrinfo(3), with the system's settings (/etc/hosts, resolv.conf, nsswitch.conf). It
 blocks, for half a minute where a name server is dead, so it runs in a thread; and in threads that are for
@@ -77,6 +82,9 @@ class Resolver:
         self._clock = clock
         self._known: list[Address] = literal(host, port)
         self._is_literal = bool(self._known)
+        self._missing: dict[Address, float] = {}  # address -> when an answer first was without it
+        self.current = frozenset(self._known)
+        """Where connections may lead: what the name leads to, and what it has led to until just now."""
         self._turn = 0
         self._avoided: dict[Address, float] = {}  # address -> until when
         self._asked = float("-inf")  # when the last look-up ended
@@ -93,12 +101,18 @@ class Resolver:
         :param timeout: seconds to wait for the first look-up; later calls don't wait
         :raises OSError: nothing is known: socket.gaierror, or TimeoutError past `timeout`
         """
-        if not self._is_literal:
-            if self._pending is None and self._clock() >= self._due:
-                self._begin()
-            if not self._known:
-                self._await_first(timeout)
+        self._look_again()
+        if not self._known:
+            self._await_first(timeout)
         return self._ordered()
+
+    def refresh(self) -> None:
+        """Look again what is known, if it is time; waits for nothing. The outcome is in :attr:`current`.
+
+        A name that led nowhere so far is left to who wants to connect.
+        """
+        if self._known:
+            self._look_again()
 
     def failed(self, address: Address | None = None) -> None:
         """A connect failed: the name may lead elsewhere by now.
@@ -128,9 +142,11 @@ class Resolver:
 
     # -- look-up ---------------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        self._pending = Event()
-        gevent.spawn(self._refresh, self._pending)
+    def _look_again(self) -> None:
+        """Begin a look-up, if it is time for one and none is under way."""
+        if not self._is_literal and self._pending is None and self._clock() >= self._due:
+            self._pending = Event()
+            gevent.spawn(self._look_up_now, self._pending)
 
     def _await_first(self, timeout: float) -> None:
         pending = self._pending
@@ -141,7 +157,7 @@ class Resolver:
             error = self._error or socket.gaierror(socket.EAI_AGAIN, "the look-up was broken off")
             raise type(error)(*error.args)
 
-    def _refresh(self, pending: Event) -> None:
+    def _look_up_now(self, pending: Event) -> None:
         try:
             found = self._look_up(self.host, self.port)
             if not found:
@@ -160,8 +176,27 @@ class Resolver:
         if self._error is not None:
             log.info("backend host %s is known again", self.host)
         self._error = None
-        self._known = list(dict.fromkeys(found))[:MAX_ADDRESSES]
+        before, self._known = self._known, list(dict.fromkeys(found))[:MAX_ADDRESSES]
+        self._note_missing(before, frozenset(found))
         self._avoided = {address: until for address, until in self._avoided.items() if address in self._known}
+
+    def _note_missing(self, before: list[Address], named: frozenset[Address]) -> None:
+        """Who was there `before`, or is missing for not too long, may be named again by the next answer.
+
+        `named` is the whole answer: who is one too many of it is no new address, but isn't missing either.
+        """
+        now = self._asked
+        since = {
+            **dict.fromkeys(before, now),
+            **self._missing,
+            **dict.fromkeys(named & self._missing.keys(), now),
+        }
+        self._missing = {
+            address: then
+            for address, then in since.items()
+            if address not in self._known and now - then < REFRESH
+        }
+        self.current = frozenset((*self._known, *self._missing))
 
     def _note_failure(self, error: OSError) -> None:
         self._asked = self._clock()

@@ -553,6 +553,62 @@ def test_what_is_idle_for_too_long_is_closed_but_for_what_is_kept_warm() -> None
     bench.finish()
 
 
+class Moving(Addresses):
+    """A name that leads to another server from one moment to the next."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.current = frozenset(self.given)
+        self.refreshed = 0
+
+    def refresh(self) -> None:
+        self.refreshed += 1
+
+    def move(self, port: int) -> None:
+        self.given = [(socket.AF_INET, ("127.0.0.1", port))]
+        self.current = frozenset(self.given)
+
+
+@with_reactor
+def test_where_the_name_leads_no_more_no_other_request_follows() -> None:
+    bench = Bench(3, servers=2, min_idle=3)
+    names = Moving(bench.servers[0].port)
+    shelf = Shelf(bench.pool, bench.shelves[0].peer, Target.parse("http://a:1"), names, None)
+    busy, *idle = [shelf.acquire(soon(), CONNECT) for _ in range(3)]
+    for link in idle:
+        shelf.release(link, True)
+    shelf.tidy(time.monotonic_ns())
+    assert shelf.idle == idle and names.refreshed == 1
+    names.move(bench.servers[1].port)
+    shelf.tidy(time.monotonic_ns())
+    assert not shelf.idle and shelf.busy == {busy} and bench.pool.open == 1
+    assert busy.usable(), "the request goes on"
+    shelf.release(busy, True)
+    assert not shelf.idle and bench.pool.open == 0
+    link = shelf.acquire(soon(), CONNECT)
+    until(lambda: len(bench.servers[1].ends) == 1)
+    shelf.tidy(time.monotonic_ns())
+    shelf.release(link, True)
+    assert shelf.idle == [link]
+    shelf.drop_idle()
+    bench.finish()
+
+
+@with_reactor
+def test_a_connection_in_use_is_kept_if_the_name_leads_there_again() -> None:
+    bench = Bench(1)
+    names = Moving(bench.servers[0].port)
+    shelf = Shelf(bench.pool, bench.shelves[0].peer, Target.parse("http://a:1"), names, None)
+    link = shelf.acquire(soon(), CONNECT)
+    for port in (1, bench.servers[0].port):
+        names.move(port)
+        shelf.tidy(time.monotonic_ns())
+    shelf.release(link, True)
+    assert shelf.idle == [link]
+    shelf.drop_idle()
+    bench.finish()
+
+
 @with_reactor
 def test_warm_connections_are_made_one_by_one_within_the_limit() -> None:
     bench = Bench(3, servers=2, min_idle=2)

@@ -147,6 +147,93 @@ def test_addresses_stay_in_use_while_their_name_cant_be_looked_up() -> None:
 
 
 @in_loop
+def test_what_is_known_is_looked_up_again_for_who_makes_no_connections() -> None:
+    names = Names(A)
+    names.resolver.refresh()
+    assert names.asked == 0, "nobody has asked for it yet"
+    names.addresses()
+    names.now += resolve.REFRESH - 0.1
+    names.resolver.refresh()
+    names.settle()
+    assert names.asked == 1
+    names.now += 0.1
+    names.open.clear()
+    for _ in range(3):
+        names.resolver.refresh()
+    until(lambda: names.asked == 2)
+    names.open.set()
+    names.settle()
+    assert names.asked == 2
+
+
+def answered(names: Names, *answer: Address, after: float = resolve.REFRESH) -> frozenset[Address]:
+    """Where connections may lead after the next look-up."""
+    names.now += after
+    names.answer = list(answer)
+    names.resolver.refresh()
+    names.settle()
+    return names.resolver.current
+
+
+@in_loop
+def test_an_address_is_gone_when_the_answers_of_half_a_minute_were_without_it() -> None:
+    names = Names(A)
+    assert names.resolver.current == frozenset()
+    names.addresses()
+    assert names.resolver.current == {A}
+    assert answered(names, B) == {A, B}
+    assert names.addresses() == [B], "new connections follow at once"
+    assert answered(names, B) == {B}
+
+
+@in_loop
+def test_answers_in_quick_succession_do_not_make_an_address_gone_sooner() -> None:
+    names = Names(A)
+    names.addresses()
+    assert answered(names, B) == {A, B}
+    for _ in range(3):
+        names.resolver.failed(B)
+        assert answered(names, B, after=resolve.RECHECK) == {A, B}
+    assert names.asked == 5
+    assert answered(names, B) == {B}
+
+
+@in_loop
+def test_answers_that_tell_some_of_many_addresses_in_turn_make_none_of_them_gone() -> None:
+    names = Names(A)
+    names.addresses()
+    assert answered(names, B) == {A, B}
+    for answer in ([A], [B]) * 3:
+        assert answered(names, *answer) == {A, B}
+    assert answered(names, C) == {A, B, C} - {A}
+
+
+@in_loop
+def test_while_a_name_cant_be_looked_up_nothing_is_gone() -> None:
+    names = Names(A)
+    names.addresses()
+    assert answered(names, B) == {A, B}
+    for _ in range(3):
+        names.answer = gone()
+        names.now += resolve.REFRESH
+        names.resolver.refresh()
+        names.settle()
+    assert names.asked == 5 and names.resolver.current == {A, B}
+
+
+@in_loop
+def test_one_address_too_many_is_not_gone_as_long_as_it_is_named() -> None:
+    many = [(int(socket.AF_INET), (f"10.0.0.{number}", 80)) for number in range(resolve.MAX_ADDRESSES)]
+    names = Names(A)
+    names.addresses()
+    for _ in range(3):
+        assert answered(names, *many, A) == {A, *many}
+    assert A not in names.addresses()
+    answered(names, *many)
+    assert answered(names, *many) == set(many)
+
+
+@in_loop
 def test_a_name_that_leads_nowhere_is_an_error_for_everybody_who_waits() -> None:
     said = Lines()
     names = Names()
@@ -269,6 +356,8 @@ def test_a_literal_address_is_never_looked_up(host: str, expected: Address) -> N
     for _ in range(3):
         assert resolver.addresses(0.0) == [expected]
         resolver.failed(expected)
+        resolver.refresh()
+    assert resolver.current == {expected}
 
 
 @in_loop

@@ -5,6 +5,7 @@ The loop is an engine's, in a child; the backends are threads of that child.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from acme_wsgi.upstream import resolve
 from acme_wsgi.upstream.balancer import Balancer
 from acme_wsgi.upstream.exchange import Patience
 from acme_wsgi.upstream.link import Link
@@ -160,6 +162,20 @@ def test_idle_ones_are_closed_after_their_time(rig: Rig) -> None:
         assert len(shelf.idle) == 3
         rig.until(lambda: not shelf.idle, "no idle ones")
         assert time.monotonic() - begun >= 0.3
+
+
+@in_engine()
+def test_connections_that_are_kept_warm_follow_their_backends_name(rig: Rig) -> None:
+    resolve.REFRESH = 0.3
+    with Rogue() as old, Rogue() as new:
+        port = old.port
+        resolve.look_up_in_thread = lambda host, _: [(socket.AF_INET, ("127.0.0.1", port))]
+        with serving(rig, urls("http://app.invalid"), UNCHECKED, pool("min_idle: 2")) as backends:
+            rig.until(lambda: len(shelf_of(backends).idle) == 2, "two idle ones")
+            settled(rig, 1.0)
+            assert len(old.connections) == 2
+            port = new.port
+            rig.until(lambda: len(new.open) == 2 and not old.open, "two to the new one, none to the old")
 
 
 @in_engine()
