@@ -79,21 +79,32 @@ class Backends:
         return self._sticky_key
 
     def holds(self, before: Generation, now: Generation) -> None:
-        """A reload has put `now` in the place of `before`: say who came and who went."""
+        """A reload has put `now` in the place of `before`: mark and say who came and who went."""
         old, new = self._members(before.plans), self._members(now.plans)
+        longest = before.config.server.shutdown_timeout
         for identity, (member, patience) in old.items():
             if identity not in new:
-                rest = sum(peer.snapshot()["active"] for peer in self.peers(identity))
-                log.info(
-                    "backend %s is taken out by the reload; %d requests in flight may take %g s",
-                    member.shown,
-                    rest,
-                    patience,
-                )
+                self._remove(identity, member.shown, min(patience, longest))
         for identity, (member, _) in new.items():
             if identity not in old:
+                for peer in self.peers(identity):
+                    peer.removed_since = 0
                 log.info("backend %s is taken in by the reload", member.shown)
         self.draining.reloaded(new)
+
+    def _remove(self, identity: bytes, shown: str, patience: float) -> None:
+        """The configuration has it no longer: those who do are to end what they have there in its time."""
+        peers = self.peers(identity)
+        now = time.monotonic_ns()
+        for peer in peers:
+            peer.removed_since = now
+        log.info(
+            "backend %s is taken out by the reload;"
+            " %d requests in flight may take %g s once their workers are replaced",
+            shown,
+            sum(peer.snapshot()["active"] for peer in peers),
+            patience,
+        )
 
     @staticmethod
     def _members(plans: Plans) -> dict[bytes, tuple[PeerPlan, float]]:

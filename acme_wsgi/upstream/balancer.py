@@ -52,7 +52,7 @@ class Balancer:
         self._hashes = plan.algorithm == IP_HASH
         names = [each.identity for each in plan.everybody]
         self._sticky = Sticky(key, plan.sticky, names) if plan.sticky.enabled else None
-        # Sticky visitors of a backend that is being drained may stay for so long.
+        # Sticky visitors of a backend that is taken out may stay for so long.
         self._patience_ns = int(plan.patience * 1e9)
         self.simple = not self._hashes and self._sticky is None
         """Nothing of the request matters: `next` does for it."""
@@ -113,7 +113,8 @@ class Balancer:
         # A pick among this one alone: if it may only be given one trial at a time, that is claimed here.
         if self.group.pick(_MASK ^ 1 << member, 0, may_try) == member:
             return self.lanes[member]
-        since = self.group.peer(member).draining_since
+        peer = self.group.peer(member)
+        since = peer.draining_since or peer.removed_since
         if since and time.monotonic_ns() - since < self._patience_ns:
             return self.lanes[member]
         return None

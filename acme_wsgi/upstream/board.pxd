@@ -13,7 +13,7 @@ cdef extern from "board_layout.h":
     ctypedef struct PeerEntry:
         uint32_t serial
         int32_t down
-        int64_t draining, open_until, trial, slow
+        int64_t draining, removed, open_until, trial, slow
         uint64_t seed
         int32_t fails, refused, unhealthy, healthy
         uint64_t requests, failures, connect_errors, retries, latency_sum

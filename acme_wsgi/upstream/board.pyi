@@ -35,6 +35,7 @@ class Board:
 @final
 class Peer:
     draining_since: int
+    removed_since: int
     @property
     def index(self) -> int: ...
     @property

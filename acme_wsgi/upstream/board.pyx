@@ -357,6 +357,19 @@ cdef class Peer:
         if not self.gone():
             self.data.draining = value
 
+    @property
+    def removed_since(self):
+        """Since when no configuration in force has it (CLOCK_MONOTONIC, ns); 0 = one does. The arbiter's to set.
+
+        It still gets requests where a group has nobody else, from workers that are not yet replaced.
+        """
+        return 0 if self.gone() else self.data.removed
+
+    @removed_since.setter
+    def removed_since(self, int64_t value):
+        if not self.gone():
+            self.data.removed = value
+
     def note_check(self, bint ok, str text not None):
         """The result of an active check, and what it found. Returns "up" or "down" when that changed the state."""
         cdef bytes data = text.encode("utf-8", "replace")[:TEXT_SIZE - 1]

@@ -38,18 +38,19 @@ typedef struct {
     uint32_t serial;
     int32_t down;           /* taken out by checks */
     int64_t draining;       /* since when */
+    int64_t removed;        /* since when no configuration in force has it */
     int64_t open_until;     /* the pause of the open circuit; 0 = closed */
     int64_t trial;          /* when the one trial request was picked, 0 = none is under way */
     int64_t slow;           /* when it came back, 0 = it takes its whole share */
     uint64_t seed;          /* the key, mixed, for rendezvous hashing */
     int32_t fails;          /* in a row, of requests */
     int32_t refused;        /* connect errors in a row */
-    int32_t unhealthy, healthy; /* thresholds */
     /* what requests write */
     uint64_t requests, failures, connect_errors, retries;
     uint64_t latency_sum;
     int64_t latency;        /* moving average, 0 = none yet */
-    uint64_t spare[2];
+    int32_t unhealthy, healthy; /* thresholds, of which every failure reads */
+    uint64_t spare;
     /* what changes with its state; under the lock */
     uint64_t lock;
     int64_t since;          /* the latest change of state */

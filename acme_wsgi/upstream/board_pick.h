@@ -40,9 +40,10 @@ static inline int first_of(uint64_t set) {
 }
 
 /* Who may be chosen. Marks from traffic prefer one member to another; they never leave a group with nobody: when
-   every circuit is open, circuits don't count. */
+   every circuit is open, circuits don't count. Whom a reload has taken out is for need alone: a worker that is not yet
+   replaced may have nobody else. */
 static void survey(const GroupView *view, int may_try, Survey *found) {
-    uint64_t standing = 0, closed = 0;
+    uint64_t standing = 0, closed = 0, removed = 0;
     found->trials = 0;
     found->turned = 0;
     found->now = 0;
@@ -51,6 +52,7 @@ static void survey(const GroupView *view, int may_try, Survey *found) {
         found->factor[member] = FULL;
         if (!peer || !is_standing(peer)) continue;
         standing |= BIT(member);
+        if (LOAD(peer->removed)) removed |= BIT(member);
         int open = !is_closed(peer), slow = LOAD(peer->slow) != 0;
         if ((open || slow) && !found->now) found->now = board_now(view->at.board);
         if (slow) found->factor[member] = factor_of(view->at.board, peer, found->now);
@@ -59,6 +61,7 @@ static void survey(const GroupView *view, int may_try, Survey *found) {
     }
     if (!closed) found->trials = 0;
     found->able = closed ? closed | found->trials : standing;
+    if (found->able & ~removed) found->able &= ~removed;
 }
 
 /* nginx's smooth weighted round robin: everybody gains its weight, the richest pays for all. */

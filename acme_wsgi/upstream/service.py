@@ -1,6 +1,7 @@
 """A worker's side of its backends: one pool for all, a shelf for each, and what is done in the background.
 
-    Service: balancer(group) at start-up -> start() once the worker serves -> stop() when it drains
+    Service: balancer(group) at start-up -> start() once the worker serves -> stop() when it drains: what is
+             under way at backends that are taken out is still looked after, until the process ends
 
 Law: puts the parts together and keeps them tidy; no request passes through this file. Made once in each
 worker.
@@ -18,6 +19,7 @@ import gevent
 from acme_wsgi.errors import AcmeError
 from acme_wsgi.reactor import current
 from acme_wsgi.upstream.balancer import Balancer, Departing
+from acme_wsgi.upstream.board import Peer
 from acme_wsgi.upstream.exchange import Lane, Patience
 from acme_wsgi.upstream.health import Checker
 from acme_wsgi.upstream.plan import GroupPlan, Leaving, PeerPlan, Upstreams
@@ -47,13 +49,15 @@ class Service:
         self.pool = Pool(upstreams.pool, upstreams.slot)
         self._shelves: dict[bytes, Shelf] = {}
         self._balancers: dict[tuple[object, ...], Balancer] = {}
-        self._drained: dict[bytes, float] = {}  # peers -> seconds that their requests may go on once drained
+        self._patience: dict[bytes, int] = {}  # members -> how long they may go on once taken out, ns
+        self._leaving: dict[bytes, int] = {}  # those for sticky visitors only -> until when, ns
         self._warming: set[bytes] = set()  # peers to which connections are being made
-        self._cut: dict[bytes, int] = {}  # peers whose requests were cut -> since when they were drained then
+        self._cut: dict[bytes, int] = {}  # peers whose requests were cut -> when their time was over
+        self._stopped = 0  # when the worker was told to go, ns; 0 = it serves
         self._forked = False
         self._finest = float("inf")
         self._context: ssl.SSLContext | None = None
-        self._tasks: list[gevent.Greenlet] = []
+        self._checks: gevent.Greenlet | None = None
         self._checker: Checker[PeerPlan] | None = None
 
     # -- at start-up ----------
@@ -72,8 +76,10 @@ class Service:
                 for number, member in enumerate(plan.members)
             ]
             for member in plan.members:
-                patience = max(plan.patience, self._drained.get(member.key, 0.0))
-                self._drained[member.key] = patience
+                patience = int(plan.patience * 1e9)
+                self._patience[member.key] = max(patience, self._patience.get(member.key, 0))
+            for gone in plan.leaving:
+                self._leaving[gone.key] = max(gone.until_ns, self._leaving.get(gone.key, 0))
             departing = [self._departing(gone) for gone in plan.leaving]
             self._balancers[key] = Balancer(plan, lanes, departing, self.upstreams.sticky_key)
         return self._balancers[key]
@@ -112,17 +118,22 @@ class Service:
             self._checker = Checker(
                 self.board, checked, self._probe, self.upstreams.pid, self.upstreams.generation
             )
-            self._tasks.append(gevent.spawn(self._checker.run))
-        self._tasks.append(gevent.spawn(self._tend))
+            self._checks = gevent.spawn(self._checker.run)
+        gevent.spawn(self._tend)
         os.register_at_fork(after_in_child=self._leave_to_parent)
 
     def stop(self) -> None:
-        """The worker drains: no more checks, no idle connections. What is under way goes on."""
+        """The worker drains: no more checks, no idle connections.
+
+        What is under way goes on, at a backend that is taken out for no longer than it may there: that is
+        looked after until the process ends.
+        """
+        self._stopped = self._stopped or time.monotonic_ns()
         if self._checker is not None:
             self._checker.stop()
-        for task in self._tasks:
-            task.kill(block=False)
-        self._tasks.clear()
+        if self._checks is not None:
+            self._checks.kill(block=False)
+            self._checks = None
         for shelf in self._shelves.values():
             shelf.drop_idle()
 
@@ -150,34 +161,47 @@ class Service:
         now = time.monotonic_ns()
         for key, shelf in list(self._shelves.items()):
             shelf.tidy(now)
-            since = shelf.peer.draining_since
-            if since:
+            over = self._over(key, shelf.peer)
+            if over or self._stopped:
                 shelf.drop_idle()
-                if now - since > self._drained.get(key, 0.0) * 1e9 and shelf.busy:
-                    self._cut_off(key, shelf, since)
+                if over and now > over and shelf.busy:
+                    self._cut_off(key, shelf, over)
             elif len(shelf.idle) < self.pool.min_idle and self._may_warm(key, shelf):
                 self._warming.add(key)
                 gevent.spawn(self._warm, key, shelf)
 
-    def _cut_off(self, key: bytes, shelf: Shelf, since: int) -> None:
-        if self._cut.get(key) != since:
-            self._cut[key] = since
+    def _over(self, key: bytes, peer: Peer) -> int:
+        """When the time of a backend that is taken out is over (CLOCK_MONOTONIC, ns); 0 for one in use.
+
+        One that a reload has taken out may still be in use here, until the worker is replaced too.
+        """
+        patience = self._patience.get(key)
+        if patience is None:
+            return self._leaving[key]
+        drained, removed = peer.draining_since, peer.removed_since
+        ends = [drained + patience] if drained else []
+        if removed and self._stopped:
+            ends.append(max(removed, self._stopped) + patience)
+        return min(ends, default=0)
+
+    def _cut_off(self, key: bytes, shelf: Shelf, over: int) -> None:
+        if self._cut.get(key) != over:
+            self._cut[key] = over
             log.warning(
                 "backend %s: its time is over, %d requests are cut", shelf.target.shown, len(shelf.busy)
             )
         shelf.cut()
 
     def _may_warm(self, key: bytes, shelf: Shelf) -> bool:
-        """Only those that are well and that new requests may go to, not who is leaving."""
-        return (
-            key in self._drained and key not in self._warming and shelf.peer.state() in ("up", "slow-start")
-        )
+        """Only those that are well and that new requests are to go to."""
+        peer = shelf.peer
+        return key not in self._warming and not peer.removed_since and peer.state() in ("up", "slow-start")
 
     def _warm(self, key: bytes, shelf: Shelf) -> None:
         """In a greenlet of its own: connecting may take long, and others are not to wait for it."""
         try:
             for _ in range(WARMING):
-                if not self._tasks or not shelf.warm(int(_CONNECT * 1e9)):
+                if self._stopped or not shelf.warm(int(_CONNECT * 1e9)):
                     return
         except (AcmeError, OSError) as error:
             log.debug("backend %s: no connection to be kept warm: %s", shelf.target.shown, error)

@@ -213,9 +213,90 @@ def test_a_reload_says_who_came_and_who_went(
     _, replies = hold(server)
     server.configure(configuration(two))
     assert server.order("reload")["ok"]
-    server.wait_for_log(f"backend {one.url} is taken out by the reload; 1 requests in flight may take 30 s")
+    server.wait_for_log(
+        f"backend {one.url} is taken out by the reload; 1 requests in flight may take 30 s once"
+    )
     server.wait_for_log(f"backend {two.url} is taken in by the reload")
     assert who(server) == {"two"}
     one.release.set()
     wait_until(lambda: replies, "the request ends")
     assert (replies[0].status, replies[0].text) == (200, "one")
+
+
+# -- no longer than they may, also in a worker that is replaced
+
+
+def cut(server: Server, holder: Backend, replies: list[Reply]) -> None:
+    """The held request is cut long before its end, and the client hears of it."""
+    server.wait_for_log(f"backend {holder.url}: its time is over, 1 requests are cut")
+    wait_until(lambda: replies, "the request ends")
+    assert replies[0].status == 502
+
+
+@pytest.mark.parametrize("draining", [{"timeout": "1s"}, {"enabled": False}])
+def test_what_a_reload_takes_out_ends_what_it_has_in_its_time(
+    acme: Launcher,
+    pair: Pair,
+    hold: Callable[[Server], tuple[Backend, list[Reply]]],
+    draining: dict[str, Any],
+) -> None:
+    one, two = pair
+    server = acme(configuration(one, connection_draining=draining), workers=2)
+    _, replies = hold(server)
+    server.configure(configuration(two, connection_draining=draining))
+    assert server.order("reload")["ok"]
+    cut(server, one, replies)
+    assert who(server) == {"two"}
+
+
+def test_what_is_drained_ends_in_its_time_though_its_worker_is_replaced(
+    acme: Launcher, pair: Pair, hold: Callable[[Server], tuple[Backend, list[Reply]]]
+) -> None:
+    one, _ = pair
+    server = acme(configuration(one, connection_draining={"timeout": "2s"}))
+    _, replies = hold(server)
+    assert server.order("drain", {"url": one.url})["ok"]
+    assert server.order("reload")["ok"]
+    cut(server, one, replies)
+
+
+def test_nothing_fails_while_a_reload_puts_one_backend_in_the_place_of_another(
+    acme: Launcher, pair: Pair
+) -> None:
+    impatient = {"connection_draining": {"enabled": False}}
+    server = acme(configuration(pair[0], **impatient), workers=2)
+    done = threading.Event()
+    statuses: list[int] = []
+
+    def ask() -> None:
+        while not done.is_set():
+            statuses.append(server.get("/").status)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    try:
+        for one in (pair[1], pair[0]):
+            server.configure(configuration(one, **impatient))
+            assert server.order("reload")["ok"]
+            assert who(server) == {one.name}
+    finally:
+        done.set()
+        asking.join(DEADLINE)
+    assert set(statuses) == {200}
+
+
+def test_a_visitor_of_a_backend_that_has_left_goes_elsewhere_when_its_time_is_over(
+    acme: Launcher, pair: Pair
+) -> None:
+    balancing = {"sticky_sessions": {"enabled": True}, "connection_draining": {"timeout": "7s"}}
+    one, two = pair
+    server = acme(configuration(one, **balancing))
+    cookie = server.get("/").header("Set-Cookie")
+    assert cookie is not None
+    server.configure(configuration(two, **balancing))
+    assert server.order("reload")["ok"]
+    two.release.set()
+    reply = server.get("/hold", headers=[f"Cookie: {cookie.partition(';')[0]}"])
+    assert one.held == 1, "it may go there until then"
+    server.wait_for_log(f"backend {one.url}: its time is over, 1 requests are cut")
+    assert two.held == 1 and reply.text == "two"

@@ -310,9 +310,44 @@ def test_what_a_reload_takes_out_and_in_is_logged(house: House, caplog: pytest.L
     house.group().begin(1, 0)
     house.serve(A, C)
     assert [record.getMessage() for record in caplog.records] == [
-        "backend http://u:***@b:1 is taken out by the reload; 1 requests in flight may take 30 s",
+        "backend http://u:***@b:1 is taken out by the reload;"
+        " 1 requests in flight may take 30 s once their workers are replaced",
         "backend http://c:1 is taken in by the reload",
     ]
+
+
+@pytest.mark.parametrize(("shutdown", "draining", "told"), [("2s", "20s", 2), ("20s", "3s", 3)])
+def test_the_shorter_of_both_limits_is_told(
+    caplog: pytest.LogCaptureFixture, shutdown: str, draining: str, told: int
+) -> None:
+    caplog.set_level(logging.INFO)
+    house = House()
+    sets = (f"server.shutdown_timeout={shutdown}", f"load_balancing.connection_draining.timeout={draining}")
+    house.serve(A, B, sets=sets)
+    # Those of the configuration that its requests began with count.
+    house.serve(A)
+    assert f"0 requests in flight may take {told} s" in caplog.text
+
+
+def test_what_a_reload_takes_out_is_marked_for_the_workers_that_have_it_until_it_is_back(
+    house: House,
+) -> None:
+    first, (kept, old) = house.generation, (house.peer(0), house.peer(1))
+    house.serve(A, C)
+    assert old.removed_since and not kept.removed_since and not old.draining_since
+    second = house.generation
+    third = house.prepared(A, B)
+    assert old.removed_since, "it may yet be refused"
+    house.backends.look([first, second, third])
+    house.backends.holds(second, third)
+    assert not old.removed_since and house.backends.board.peer(second.plans[0].members[1].key).removed_since
+
+
+def test_one_that_only_changes_groups_is_not_taken_out(house: House) -> None:
+    old = house.peer(1)
+    own = "routes=[{path: /a, type: proxy}, {path: /b, type: proxy, backend: 'http://u:hush@b:1'}]"
+    house.serve(A, sets=(own,))
+    assert not old.removed_since
 
 
 def test_entries_live_as_long_as_a_generation_that_uses_them(house: House) -> None:

@@ -232,10 +232,25 @@ def test_visitors_of_a_drained_backend_stay_for_its_time(monkeypatch: pytest.Mon
     assert choice(balancer, cookie) == (home, "")
 
 
-def test_without_draining_they_move_at_once() -> None:
+def test_they_stay_as_long_in_a_worker_that_a_reload_has_yet_to_replace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backends, balancer = sticky(THREE, "load_balancing.connection_draining.timeout=30s")
+    home, cookie = choice(balancer)
+    since = time.monotonic_ns()
+    backends.peer(HOSTS.index(str(home))).removed_since = since
+    assert home not in {choice(balancer)[0] for _ in range(6)}
+    monkeypatch.setattr(time, "monotonic_ns", lambda: since + 29_999_999_999)
+    assert choice(balancer, cookie) == (home, "")
+    monkeypatch.setattr(time, "monotonic_ns", lambda: since + 30_000_000_000)
+    assert choice(balancer, cookie)[0] != home
+
+
+@pytest.mark.parametrize("mark", ["draining_since", "removed_since"])
+def test_without_draining_they_move_at_once(mark: str) -> None:
     backends, balancer = sticky(THREE, "load_balancing.connection_draining.enabled=false")
     home, cookie = choice(balancer)
-    backends.peer(HOSTS.index(str(home))).draining_since = time.monotonic_ns()
+    setattr(backends.peer(HOSTS.index(str(home))), mark, time.monotonic_ns())
     assert choice(balancer, cookie)[0] != home
 
 

@@ -165,11 +165,12 @@ def test_a_stale_handle_writes_into_nobodys_entry() -> None:
     stale.abandon(0, 0)
     old.add_connections(0, 3)
     old.count_retry()
-    old.draining_since = 5
+    old.draining_since = old.removed_since = 5
     assert old.note_check(False, "refused") is None
     assert stale.pick() == -1 and not stale.usable(0) and stale.active(0) == 0
     assert new.snapshot() == before
-    assert (old.state(), old.draining_since, old.snapshot()["requests"]) == ("down", 0, 0)
+    assert (old.state(), old.draining_since, old.removed_since) == ("down", 0, 0)
+    assert old.snapshot()["requests"] == 0
     assert stale.describe()[0]["state"] == "down"
     assert group.pick() == 0
 

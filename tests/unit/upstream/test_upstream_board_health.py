@@ -282,6 +282,21 @@ def test_a_draining_backend_gets_nothing_new() -> None:
     assert group.pick() == 0 and group.peer(0).state() == "up"
 
 
+def test_what_a_reload_has_taken_out_is_for_need_alone() -> None:
+    board, group = group_of((1, 1))
+    group.peer(0).removed_since = board.clock_ns
+    assert group.peer(0).removed_since == board.clock_ns
+    assert {group.pick() for _ in range(5)} == {1} and not group.usable(0)
+    group.peer(1).draining_since = board.clock_ns
+    assert group.pick() == 0 and group.usable(0) and group.peer(0).state() == "up"
+    group.peer(1).draining_since = 0
+    group.peer(1).removed_since = board.clock_ns
+    assert {group.pick() for _ in range(4)} == {0, 1}, "all are as good as before"
+    assert group.pick(tried=1) == 1
+    group.peer(0).removed_since = 0
+    assert {group.pick() for _ in range(4)} == {0}
+
+
 # -- slow start
 
 

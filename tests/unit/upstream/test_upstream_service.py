@@ -213,6 +213,75 @@ def test_of_a_drained_backend_idle_ones_go_at_once_and_busy_ones_after_its_time(
         rig.until(lambda: len(shelf.idle) == 2, "two idle ones")
 
 
+PATIENT = "load_balancing.connection_draining.timeout=1s"
+
+
+@in_engine()
+def test_a_worker_that_leaves_goes_on_cutting_what_is_drained(rig: Rig) -> None:
+    with Rogue() as rogue, serving(rig, urls(rogue.url), UNCHECKED, PATIENT) as backends:
+        shelf = shelf_of(backends)
+        busy = taken(shelf)
+        begun = time.monotonic_ns()
+        backends.peer(0).draining_since = begun
+        backends.service.stop()
+        settled(rig, 0.6)
+        assert shelf.busy == {busy} and len(rogue.open) == 1
+        rig.until(lambda: not rogue.open, "it cut")
+        assert time.monotonic_ns() - begun >= SECOND
+        shelf.release(busy, False)
+
+
+@in_engine()
+def test_what_a_reload_has_taken_out_is_cut_in_its_time_once_the_worker_leaves(rig: Rig) -> None:
+    warm = pool("min_idle: 1")
+    with Rogue() as rogue, serving(rig, urls(rogue.url), UNCHECKED, PATIENT, warm) as backends:
+        shelf = shelf_of(backends)
+        rig.until(lambda: shelf.idle, "an idle one")
+        busy = taken(shelf)
+        backends.peer(0).removed_since = time.monotonic_ns() - 5 * SECOND
+        settled(rig, 0.6)
+        assert shelf.busy == {busy}, "nobody has followed the worker yet: its requests may need it"
+        assert not shelf.idle, "none is kept warm any more"
+        begun = time.monotonic_ns()
+        backends.service.stop()
+        rig.until(lambda: not rogue.open, "it cut")
+        assert time.monotonic_ns() - begun >= SECOND
+        told = [line for line in rig.records.lines if "its time is over" in line]
+        assert told == [f"WARNING acme.upstream: backend {rogue.url}: its time is over, 1 requests are cut"]
+        shelf.release(busy, False)
+
+
+@in_engine()
+def test_what_a_worker_that_leaves_has_in_use_elsewhere_goes_on(rig: Rig) -> None:
+    impatient = "load_balancing.connection_draining.enabled=false"
+    with Rogue() as rogue, serving(rig, urls(rogue.url), UNCHECKED, impatient) as backends:
+        shelf = shelf_of(backends)
+        links = [taken(shelf) for _ in range(2)]
+        backends.service.stop()
+        shelf.release(links.pop(), True)
+        rig.until(lambda: not shelf.idle and len(rogue.open) == 1, "what is idle closed")
+        settled(rig, 0.6)
+        assert shelf.busy == set(links) and len(rogue.open) == 1
+        shelf.release(links.pop(), False)
+
+
+@in_engine()
+def test_visitors_of_a_backend_that_has_left_are_cut_when_its_time_is_over(rig: Rig) -> None:
+    with Rogue() as stays, Rogue() as leaves:
+        before = (urls(stays.url, leaves.url), STICKY, UNCHECKED, PATIENT)
+        begun = time.monotonic_ns()
+        with serving(rig, urls(stays.url), *before[1:], before=before) as backends:
+            (gone,) = backends.group().leaving
+            backends.board.peer(gone.key).removed_since = begun
+            shelf = next(each for each in backends.service.pool.shelves if each.target.shown == leaves.url)
+            busy, other = taken(shelf), taken(shelf_of(backends))
+            rig.until(lambda: not leaves.open and leaves.connections, "it cut")
+            assert time.monotonic_ns() >= gone.until_ns >= begun + SECOND
+            assert shelf_of(backends).busy == {other}
+            shelf.release(busy, False)
+            shelf_of(backends).release(other, False)
+
+
 @in_engine()
 def test_the_longest_time_of_its_groups_counts(rig: Rig) -> None:
     own = routes(
@@ -349,9 +418,11 @@ def test_stopping_may_come_twice_and_without_a_start(rig: Rig) -> None:
     backends.balancer()
     backends.service.stop()
     backends.service.start()
+    checks = backends.service._checks
+    assert checks is not None
     backends.service.stop()
     backends.service.stop()
-    rig.until(lambda: not backends.service._tasks, "no task")
+    rig.until(checks.ready, "no checks")
 
 
 @in_engine()
