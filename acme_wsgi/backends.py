@@ -156,12 +156,13 @@ class Backends:
 
     def describe(self, generation: Generation) -> list[dict[str, Any]]:
         """The groups of a generation, each with all that is known of its members."""
-        found: dict[tuple[str, bytes], dict[str, Any]] = {}
+        found: dict[tuple[object, ...], dict[str, Any]] = {}
         now = time.monotonic_ns()
         for number, group in generation.plans.items():
-            known = found.get((group.name, group.key))
+            alike = (group.name, group.key, group.sticky, group.leaving)
+            known = found.get(alike)
             if known is None:
-                known = found[group.name, group.key] = self._group(group, now)
+                known = found[alike] = self._group(group, now)
             known["routes"].append(generation.config.routes[number].path)
         return list(found.values())
 

@@ -450,6 +450,19 @@ def test_routes_of_one_group_are_shown_together(house: House) -> None:
     ]
 
 
+def test_routes_that_keep_their_visitors_are_shown_apart() -> None:
+    sticky = "load_balancing: {sticky_sessions: {enabled: true}}"
+    routes = f"routes=[{{path: /b, type: proxy, {sticky}}}, {{path: /c, type: proxy, {sticky}}}]"
+    house = House()
+    house.serve(A, B, sets=(routes,))
+    house.serve(A, sets=(routes,))
+    described = house.backends.describe(house.generation)
+    assert [(each["sticky"], each["routes"], len(each["leaving"])) for each in described] == [
+        (False, ["/*"], 0),
+        (True, ["/b", "/c"], 1),
+    ]
+
+
 def test_who_leaves_is_shown_as_long_as_it_may_be_used() -> None:
     house = House()
     house.serve(A, B, sets=STICKY)
