@@ -399,12 +399,13 @@ cdef class Exchange:
         """It is the backend's failure, unless it had closed the connection before it could know of the request, or it was
         we who took the backend out."""
         cdef Link link = self.link
+        cdef bint ours = self.withdrawn or link is not None and link.aborted
         if self.left:
             self.end(-1, False)
             raise ClientDisconnected("the client went away while a backend was at work for it")
-        self.stale = link is not None and link.uses > 1 and not link.answered \
+        self.stale = not ours and link is not None and link.uses > 1 and not link.answered \
             and error.retriable and not error.connecting and monotonic_ns() - self.sent_ns < CROSSING_NS
-        if self.stale or self.withdrawn or link is not None and link.aborted:
+        if self.stale or ours:
             self.end(-1, False)
         else:
             self.end(0, False, error.connecting)
