@@ -98,7 +98,7 @@ def resolve(reference: str, base: str) -> str | None:
     path = _path_of(reference)
     if not path or path.startswith("//") or _SCHEME.match(path):
         return None
-    if any(char <= " " or char in "\\&\x7f" for char in path) or "//" in path:
+    if any(char <= " " or char in "\\\x7f" for char in path) or "//" in path:
         return None
     path = unquote(path, encoding="latin-1")
     if "\0" in path or "%" in path or path.endswith("/"):

@@ -7,6 +7,7 @@ Bytes come as latin-1 text. What isn't clear is left out: a reference that isn't
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ _URLS = {
     "image": ("href", "xlink:href"), "use": ("href", "xlink:href"), "feimage": ("href", "xlink:href"),
 }  # fmt: skip
 _SETS = {"img": "srcset", "source": "srcset", "link": "imagesrcset"}
+# Where an element with `integrity` names what it pins.
+_PINNED = ("src", "href", "xlink:href")
 
 
 @dataclass(slots=True)
@@ -198,7 +201,8 @@ class Found:
     """The references of a page, and what they are relative to.
 
     :ivar base: href of the first <base>, as meant; None if there is none
-    :ivar integrity: references whose content is pinned by a hash in the page
+    :ivar integrity: URLs whose content is pinned by a hash in the page, as meant; also of what is never
+        rewritten, such as modules
     """
 
     references: list[css.Reference] = field(default_factory=list)
@@ -213,18 +217,37 @@ def references(text: str) -> Found:
     imported under two URLs would run twice.
     """
     found = Found()
+    opened = Piece("start", "", 0)  # the tag before a raw text is its own
     for piece in pieces(text):
         if piece.kind == "raw" and piece.name == "style":
             found.references += _of_css(piece.text, piece.start)
+        elif piece.kind == "raw" and piece.name == "script":
+            if "integrity" in piece.text and _script_type(opened) == "importmap":
+                found.integrity += _of_import_map(piece.text)
         elif piece.kind == "start":
+            opened = piece
             if piece.name == "base" and found.base is None:
                 found.base = piece.get("href")
                 if found.base is not None:
                     found.references.clear()  # what stands before it: browsers differ
             found.references += _of_tag(piece)
             if piece.mentions("integrity") and piece.get("integrity"):
-                found.integrity += [each.text for each in _of_tag(piece)]
+                urls = [(piece.get(name) or "").strip(_SPACE) for name in _PINNED]
+                found.integrity += [url for url in urls if url]
     return found
+
+
+def _of_import_map(text: str) -> list[str]:
+    """The URLs that an import map pins; one that is none pins nothing."""
+    try:
+        pinned = json.loads(text)["integrity"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return []
+    return list(pinned) if isinstance(pinned, dict) else []
+
+
+def _script_type(piece: Piece) -> str:
+    return (piece.get("type") or "").strip(_SPACE).lower()
 
 
 def _of_tag(piece: Piece) -> list[css.Reference]:
@@ -251,7 +274,7 @@ def _of_tag(piece: Piece) -> list[css.Reference]:
 def _named(piece: Piece) -> tuple[str, ...]:
     """The attributes of an element that hold one URL of something it needs."""
     if piece.name == "script":
-        kind = (piece.get("type") or "").strip().lower()
+        kind = _script_type(piece)
         return () if kind in ("module", "importmap", "speculationrules") else ("src", "href", "xlink:href")
     if piece.name != "link":
         return _URLS.get(piece.name, ())

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-FORMAT = 2
-"""Of the state file; one of another format is built anew."""
+FORMAT = 3
+"""Of the state file, and of what is made: what an earlier program left in another format is built anew."""
 
 Stamp = tuple[int, int]
 """Size in bytes and mtime in nanoseconds: what tells two versions of a file apart without reading it."""

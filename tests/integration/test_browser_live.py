@@ -1,10 +1,12 @@
-"""A real browser: a real site looks and works the same with its assets as they are and prepared; videos seek.
+"""A real browser: a site looks and works the same with its assets as they are and prepared; videos seek.
 
 Knows the documented configuration and, through tests/browser.py, what a browser sees.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,6 +152,48 @@ def test_a_picture_of_a_page_shows_a_missing_style_sheet(
     visit, _, picture = look(browser, server, "command/add_custom_command.html")
     assert any("classic.css: 404" in problem for problem in visit.problems)
     assert picture != whole
+
+
+# ------------------------------------------------------------------- small pages
+
+
+def lay_out(root: Path, files: dict[str, str]) -> Path:
+    """Write files below a directory."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def pin(text: str, algorithm: str = "sha384") -> str:
+    """The hash of a text, as pages and policies give it."""
+    return f"{algorithm}-{base64.b64encode(hashlib.new(algorithm, text.encode()).digest()).decode()}"
+
+
+def test_pinned_scripts_run(acme: Launcher, browser: Browser, tmp_path: Path) -> None:
+    def script(name: str) -> str:
+        return f"window.ran  =  [...(window.ran  ||  []),  '{name}']  // spaces that could go\n"
+
+    names = ("classic", "module", "early", "mapped", "a&b")
+    files = {f"{name}.js": script(name) for name in names}
+    pins = {name: pin(script(name)) for name in names}
+    files["index.html"] = f"""<!DOCTYPE html>
+<title>pinned</title>
+<link rel="icon" href="data:,">
+<script type="importmap">{{"integrity": {{"./mapped.js": "{pins["mapped"]}"}}}}</script>
+<link rel="modulepreload" href="early.js" integrity="{pins["early"]}">
+<script src="classic.js" integrity="{pins["classic"]}"></script>
+<script src="a&amp;b.js" integrity="{pins["a&b"]}"></script>
+<script type="module" src="module.js" integrity="{pins["module"]}"></script>
+<script type="module">import "./early.js"; import "./mapped.js"; window.done = true</script>
+"""
+    site = lay_out(tmp_path / "site", files)
+    server = serve(acme, site, minification={"enabled": True}, versioning={"enabled": True})
+    with browser.page() as page:
+        visit = page.goto(f"{server.url}/static/")
+        assert visit.problems == []
+        assert page.evaluate("window.done && window.ran.sort()") == sorted(names)
 
 
 # ------------------------------------------------------------------- a video

@@ -90,10 +90,21 @@ def test_a_base_is_respected(make: Any, base: str, rewritten: bool) -> None:
 
 def test_a_file_pinned_by_its_hash_stays_as_it_is(make: Any) -> None:
     site = make(minify=True)
-    site.write("a.js", "a  =  b")
-    site.write("b.js", "a  =  b // c")
-    site.write("i.html", "<script src=a.js integrity=sha384-x></script><script src=b.js></script>")
+    pinned = ("a.js", "m.js", "m.mjs", "p.js", "q&a.js", "mapped.js")
+    for name in (*pinned, "b.js"):
+        site.write(name, "a  =  b")
+    site.write(
+        "i.html",
+        "<script src=a.js integrity=sha384-x></script><script src=b.js></script>"
+        '<script type=importmap>{"integrity": {"./mapped.js": "sha384-x"}}</script>'
+        "<script type=module src=m.js integrity=sha384-x></script>"
+        "<script type=module src=m.mjs integrity=sha384-x></script>"
+        "<link rel=modulepreload href=p.js integrity=sha384-x>"
+        "<script src=q&amp;a.js integrity=sha384-x></script>",
+    )
     assets = site.assets()
+    for name in pinned:
+        assert content(assets, f"/static/{name}") == "a  =  b", name
     assert content(assets, versioned(assets, "/static/a.js")) == "a  =  b"
     assert content(assets, versioned(assets, "/static/b.js")) == "a=b"
 

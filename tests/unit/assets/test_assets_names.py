@@ -53,6 +53,7 @@ def test_other_urls_are_not_versioned(url: str) -> None:
         ("../x.png?v=1#f", "/a/x.png"),
         ("/x%20y.png", "/x y.png"),
         ("./x.png", "/a/b/x.png"),
+        ("x&y.png", "/a/b/x&y.png"),
         ("../../../x.png", None),
         ("//host/x.png", None),
         ("https://host/x.png", None),

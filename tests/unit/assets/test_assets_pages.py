@@ -49,8 +49,25 @@ def test_what_stands_before_the_base_is_left() -> None:
     assert (found.base, [each.text for each in found.references]) == ("/b/", ["d.png"])
 
 
-def test_pinned_files_are_told() -> None:
-    assert pages.references("<script src=a.js integrity=sha384-x></script>").integrity == ["a.js"]
+@pytest.mark.parametrize(
+    ("text", "pinned"),
+    [
+        ("<script src=a.js integrity=sha384-x></script>", ["a.js"]),
+        ("<script type=module src=' a.js' integrity=sha384-x></script>", ["a.js"]),
+        ("<link rel=modulepreload href=a.js integrity=sha384-x>", ["a.js"]),
+        ("<link rel=preload as=fetch href=a.js integrity=sha384-x>", ["a.js"]),
+        ("<link rel=stylesheet href='a&amp;b.css?c&amp;d' integrity=sha384-x>", ["a&b.css?c&d"]),
+        ("<script src=a.js integrity></script><script integrity=sha384-x></script>", []),
+        (
+            '<script type=importmap>{"imports": {"a": "./b.js"}, "integrity": {"./a.js": "sha-x"}}</script>',
+            ["./a.js"],
+        ),
+        ('<script type=importmap>{"integrity": ["./a.js"]}</script>', []),
+        ('<script type=importmap>{"integrity": </script><script>{"integrity": {"a": "b"}}</script>', []),
+    ],
+)
+def test_pinned_files_are_told(text: str, pinned: list[str]) -> None:
+    assert pages.references(text).integrity == pinned
 
 
 def test_only_the_reference_changes() -> None:
