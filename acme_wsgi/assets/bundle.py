@@ -15,6 +15,8 @@ from acme_wsgi.assets.css import Broken
 
 KINDS = (".css", ".js")
 
+_MAPPED = "its source map says nothing about the bundle; the bundle does without it"
+
 Complain = Callable[[str, str], None]
 """(URL of a member, what is wrong)"""
 
@@ -94,7 +96,7 @@ def _ready_css(member: Member, target: str, complain: Complain) -> str:
     if charset not in ("", "utf-8", "us-ascii"):
         complain(member.url, f"its encoding is {charset}; in a bundle it is read as UTF-8")
     if css.has_source_map(text):
-        complain(member.url, "its source map says nothing about the bundle; the bundle does without it")
+        complain(member.url, _MAPPED)
         text = css.without_source_map(text)
     try:
         return css.rewrite(text, lambda each: _rebased(each, member.url, target))
@@ -136,11 +138,12 @@ def join_js(members: Sequence[Member], complain: Complain) -> str:
     parts, strict = [], []
     for member in members:
         text = member.text.removeprefix("\xef\xbb\xbf")
-        if scripts.has_source_map(text):
-            complain(member.url, "its source map says nothing about the bundle; the bundle does without it")
-            text = scripts.without_source_map(text)
         try:
             strict.append(scripts.is_strict(text))
+            plain = scripts.without_source_map(text)
+            if plain != text:
+                complain(member.url, _MAPPED)
+                text = plain
             if scripts.is_module(text):
                 complain(member.url, "it is a module, and a bundle is a classic script")
         except Broken as error:

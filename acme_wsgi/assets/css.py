@@ -29,7 +29,7 @@ _TOKEN = re.compile(
 _SPACE = " \t\r\n\f"
 _CLOSES = {"(": ")", "[": "]", "{": "}"}
 _ESCAPE = re.compile(r"\\(?:([0-9A-Fa-f]{1,6})[ \t\n\r\f]?|(\r\n|[\n\r\f])|(.))", re.DOTALL)
-_SOURCE_MAP = re.compile(r"/\*[#@]\s*sourceMappingURL=.*?\*/", re.DOTALL)
+_SOURCE_MAP = re.compile(r"/\*[#@]\s*sourceMappingURL=")
 _CHARSET = re.compile(r'\A@charset "([^"]*)";')
 
 
@@ -174,12 +174,18 @@ def rewrite(text: str, change: Change) -> str:
 
 def has_source_map(text: str) -> bool:
     """Whether it names one."""
-    return _SOURCE_MAP.search(text) is not None
+    return without_source_map(text) != text
 
 
 def without_source_map(text: str) -> str:
-    """The style sheet without the comment that names its source map."""
-    return _SOURCE_MAP.sub("", text)
+    """The style sheet without the comment that names its source map: empty, it keeps its neighbours apart."""
+    if _SOURCE_MAP.search(text) is None:
+        return text
+    return _TOKEN.sub(_emptied, text)
+
+
+def _emptied(token: re.Match[str]) -> str:
+    return "/**/" if token.lastgroup == "comment" and _SOURCE_MAP.match(token[0]) else token[0]
 
 
 def split_charset(text: str) -> tuple[str, str]:

@@ -26,7 +26,9 @@ _TOKEN = re.compile(
 )
 _REGEX = re.compile(r"/(?![*/])(?:[^\\/\[\r\n]|\\[^\r\n]|\[(?:[^\]\\\r\n]|\\[^\r\n])*\])+/[A-Za-z0-9_$]*")
 _TEMPLATE = re.compile(r"(?:[^`\\$]|\\.|\$(?!\{))*(?P<end>`|\$\{)", re.DOTALL)
-_SOURCE_MAP = re.compile(r"(?://|/\*)[#@]\s*sourceMappingURL=[^\r\n]*?(?:\*/|(?=[\r\n]|\Z))")
+# A comment. With a quote in it, it may be the rest of a string that was taken for something else; with a line
+# break in it, it may end a statement.
+_SOURCE_MAP = re.compile(r"/[/*][#@]\s*sourceMappingURL=[^\"'`\r\n]*")
 # After these words a slash opens a regular expression; after other names it divides.
 _BEFORE_VALUE = {
     "await", "case", "delete", "do", "else", "in", "instanceof", "new", "of", "return", "throw", "typeof",
@@ -112,13 +114,28 @@ def check(text: str) -> None:
 
 
 def has_source_map(text: str) -> bool:
-    """Whether it names one."""
-    return _SOURCE_MAP.search(text) is not None
+    """Whether it names one; of a script that can't be followed, whether it may."""
+    try:
+        return without_source_map(text) != text
+    except Broken:
+        return True
 
 
 def without_source_map(text: str) -> str:
-    """The script without the comment that names its source map."""
-    return _SOURCE_MAP.sub("", text)
+    """The script without the comments that name its source map.
+
+    :raises Broken: it can't be followed, so what is a comment isn't known; not if nothing looks like one
+    """
+    if _SOURCE_MAP.search(text) is None:
+        return text
+    return "".join(_emptied(piece) if kind == "comment" else piece for kind, piece in tokens(text))
+
+
+def _emptied(comment: str) -> str:
+    """A comment, with nothing in it if it names a source map; what it keeps apart stays apart."""
+    if _SOURCE_MAP.fullmatch(comment) is None:
+        return comment
+    return "" if comment.startswith("//") else "/**/"
 
 
 def is_module(text: str) -> bool:

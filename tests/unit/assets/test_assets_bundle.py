@@ -76,6 +76,12 @@ def test_scripts_are_statements_of_their_own() -> None:
 def test_a_directive_does_not_hold_for_others() -> None:
     assert js("'use strict';a", "b")[0].startswith(";\n'use strict'")
     assert js("'use strict';a", "'use strict';b")[0].startswith("'use strict'")
+    assert js("'use strict';f(\n//# sourceMappingURL=a.js.map", "b")[0].startswith(";\n'use strict'")
+
+
+def test_a_script_that_writes_source_maps_keeps_its_strings() -> None:
+    text = 'function mapped(code, url) {\n  return code + "\\n//# sourceMappingURL=" + url;\n}'
+    assert js(text) == (f"{text}\n;\n", [])
 
 
 def test_what_a_script_loses_is_told() -> None:

@@ -104,6 +104,20 @@ def test_tokens_make_up_the_whole(text: str) -> None:
     assert css.rewrite(text, lambda each: None) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "without"),
+    [
+        ("a{b:c}\n/*# sourceMappingURL=a.css.map */\n", "a{b:c}\n/**/\n"),
+        (".a/*@ sourceMappingURL=data:,x*/.b{c:d}", ".a/**/.b{c:d}"),
+        ("a{b:'/*# sourceMappingURL=a.css.map */'}", "a{b:'/*# sourceMappingURL=a.css.map */'}"),
+        ("a{b:url(/*#)}/* c sourceMappingURL=*/", "a{b:url(/*#)}/* c sourceMappingURL=*/"),
+    ],
+)
+def test_only_the_comment_that_names_a_source_map_goes(text: str, without: str) -> None:
+    assert css.has_source_map(text) is (text != without)
+    assert css.without_source_map(text) == without
+
+
 def test_imports_at_the_head_are_split_off() -> None:
     assert css.split_imports('@charset "utf-8"; @import "a.css"; b{c:d}') == (
         '@charset "utf-8"; @import "a.css";',

@@ -86,6 +86,48 @@ def test_the_directive_counts_at_the_front_alone() -> None:
     assert not scripts.is_strict("b; 'use strict'")
 
 
+MAPPED = "sourceMappingURL=a.js.map"
+
+
+@pytest.mark.parametrize(
+    ("text", "without"),
+    [
+        (f"a\n//# {MAPPED}", "a\n"),
+        (f"a //@ {MAPPED}\r\nb", "a \r\nb"),
+        (f"//# {MAPPED}\na\n//# {MAPPED}\n", "\na\n\n"),
+        (f"in/*# {MAPPED} */stanceof", "in/**/stanceof"),
+        ("//# sourceMappingURL=data:application/json;base64,e30=", ""),
+    ],
+)
+def test_the_comment_that_names_a_source_map_goes(text: str, without: str) -> None:
+    assert scripts.has_source_map(text)
+    assert scripts.without_source_map(text) == without
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"return a + '\\n//# {MAPPED}'",
+        f'x = "//# {MAPPED}" // "',
+        f"`//# {MAPPED}\n/*# {MAPPED}*/ ${{ a }}`",
+        f"/[//# {MAPPED}]/.test(a)",
+        f"// see //# {MAPPED}",
+        f"return/*# {MAPPED}\n*/a",
+        "// sourceMappingURL",
+    ],
+)
+def test_what_looks_like_such_a_comment_stays(text: str) -> None:
+    assert not scripts.has_source_map(text)
+    assert scripts.without_source_map(text) == text
+
+
+def test_a_broken_script_with_such_a_comment_is_not_worked_on() -> None:
+    text = f"f('a\n//# {MAPPED}"
+    assert scripts.has_source_map(text)
+    with pytest.raises(Broken):
+        scripts.without_source_map(text)
+
+
 @given(st.text(alphabet="ab{}()[]'\"`$\\/* \n.+-=;1", max_size=40))
 def test_tokens_make_up_the_whole(text: str) -> None:
     try:
