@@ -82,7 +82,7 @@ def join_css(members: Sequence[Member], target: str, complain: Complain) -> str:
     head, body = [], []
     for index, member in enumerate(members):
         text = _ready_css(member, target, complain)
-        imports, rest = _imports(text)
+        imports, rest = css.split_imports(text)
         if imports and index:
             complain(member.url, "its @import rules move to the head of the bundle, before the earlier files")
         head.append(imports)
@@ -99,10 +99,10 @@ def _ready_css(member: Member, target: str, complain: Complain) -> str:
         complain(member.url, _MAPPED)
         text = css.without_source_map(text)
     try:
-        return css.rewrite(text, lambda each: _rebased(each, member.url, target))
+        text = css.rewrite(text, lambda each: _rebased(each, member.url, target))
     except Broken as error:
         complain(member.url, f"{error}; it is closed where it ends, and its references stay as they are")
-        return text + _closing(text)
+    return text + css.ending(text)
 
 
 def _rebased(reference: css.Reference, url: str, target: str) -> str | None:
@@ -110,27 +110,6 @@ def _rebased(reference: css.Reference, url: str, target: str) -> str | None:
         return None
     meant = names.resolve(reference.text, url)
     return None if meant is None else names.moved(reference.text, meant, target)
-
-
-def _closing(text: str) -> str:
-    """What ends a style sheet as its end would have (CSS Syntax Level 3, section 5)."""
-    for closer in ("", "*/", '"', "'", ")"):
-        for depth in range(64):
-            end = closer + "}" * depth
-            try:
-                for _ in css.tokens(text + end):
-                    pass
-            except Broken:
-                continue
-            return end
-    return ""
-
-
-def _imports(text: str) -> tuple[str, str]:
-    try:
-        return css.split_imports(text)
-    except Broken:
-        return "", text
 
 
 def join_js(members: Sequence[Member], complain: Complain) -> str:

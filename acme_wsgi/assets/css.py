@@ -1,11 +1,12 @@
 """Style sheets as tokens: the references in them, and whether two of them say the same.
 
 Law: text in, text out (CSS Syntax Level 3, as far as it takes to find tokens). Bytes come as latin-1 text.
-What can't be followed to its end raises Broken; nothing is guessed.
+What can't be followed to its end raises Broken; nothing is guessed. Only `ending` reads on, as browsers do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,16 +14,32 @@ from dataclasses import dataclass
 # A reference -> what stands in its place, or None to leave it.
 Change = Callable[["Reference"], "str | None"]
 
+# Strings without their end. A line goes on behind a backslash, also behind one with a code point in digits.
+_ESCAPED = r"\\(?:[0-9A-Fa-f]{1,6}(?:\r\n|[ \t\r\n\f])?|\r\n|.)"
+_DOUBLE = rf'"(?:[^"\\\n\r\f]|{_ESCAPED})*+'
+_SINGLE = rf"'(?:[^'\\\n\r\f]|{_ESCAPED})*+"
+# What once hid style sheets from old browsers ("html") is nothing between rules. A mess is an unquoted url()
+# with something in it that can't be there. What is bad has no end of its own: a string ends with its line,
+# all else with the text.
 _TOKEN = re.compile(
     r"""(?P<comment>/\*.*?\*/)
     |(?P<space>[ \t\r\n\f]+)
-    |(?P<string>"(?:[^"\\\n\r\f]|\\(?:\r\n|.))*"|'(?:[^'\\\n\r\f]|\\(?:\r\n|.))*')
+    |(?P<string>"""
+    + f"{_DOUBLE}\"|{_SINGLE}'"
+    + r""")
     |(?P<url>[uU][rR][lL]\([ \t\r\n\f]*(?:[^"'()\\ \t\r\n\f\x00-\x1f]
         |\\[0-9A-Fa-f]{1,6}[ \t]?|\\[^\n\r\f0-9A-Fa-f])*[ \t\r\n\f]*\))
+    |(?P<mess>[uU][rR][lL]\((?![ \t\r\n\f]*["'])(?:[^)\\]|\\.)*+\))
+    |(?P<bad>/\*.*
+        |(?:"""
+    + f"{_DOUBLE}|{_SINGLE}"
+    + r""")\\?
+        |[uU][rR][lL]\((?![ \t\r\n\f]*["'])(?:[^)\\]|\\.)*+\\?
+        |\\(?=[\n\r\f]|\Z))
+    |(?P<html><!--|-->)
     |(?P<name>[@\#]?-?(?:[A-Za-z_\x80-\xff-]|\\[^\n\r\f])(?:[A-Za-z0-9_\x80-\xff-]|\\[^\n\r\f])*\(?)
     |(?P<number>[+-]?(?:[0-9]*\.)?[0-9]+(?:[eE][+-]?[0-9]+)?(?:%|[A-Za-z_-][A-Za-z0-9_-]*)?)
     |(?P<hash>\#[A-Za-z0-9_\x80-\xff-]+)
-    |(?P<bad>/\*|["'\\]|[uU][rR][lL]\()
     |(?P<other>.)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -30,6 +47,7 @@ _SPACE = " \t\r\n\f"
 _CLOSES = {"(": ")", "[": "]", "{": "}"}
 _ESCAPE = re.compile(r"\\(?:([0-9A-Fa-f]{1,6})[ \t\n\r\f]?|(\r\n|[\n\r\f])|(.))", re.DOTALL)
 _SOURCE_MAP = re.compile(r"/\*[#@]\s*sourceMappingURL=")
+_REPLACEMENT = "\ufffd".encode().decode("latin-1")
 _CHARSET = re.compile(r'\A@charset "([^"]*)";')
 
 
@@ -72,16 +90,66 @@ def tokens(text: str) -> Iterator[Token]:
         kind = match.lastgroup or ""
         piece = match[0]
         if kind == "bad":
-            what = {"/*": "a comment", "\\": "an escape"}.get(piece, "a string or url()")
+            what = {"/*": "a comment", "\\": "an escape"}.get(piece[:2], "a string or url()")
             raise Broken(f"line {line_of(text, match.start())}: {what} doesn't end")
-        last = piece[-1]
-        if kind in ("name", "other") and last in _CLOSES:
-            open_.append(_CLOSES[last])
-        elif kind == "other" and last in ")]}" and (not open_ or open_.pop() != last):
-            raise Broken(f"line {line_of(text, match.start())}: {last} without its beginning")
+        if closer := _closer(kind, piece):
+            open_.append(closer)
+        elif kind == "other" and piece in ")]}" and (not open_ or open_.pop() != piece):
+            raise Broken(f"line {line_of(text, match.start())}: {piece} without its beginning")
         yield Token(kind, piece, match.start())
     if open_:
         raise Broken(f"{open_[-1]} is missing at the end")
+
+
+def _closer(kind: str, piece: str) -> str:
+    """What closes the block or the function that a token opens; "" if it opens none."""
+    if kind == "name" and piece[-1] == "(":
+        return "" if _backslashes(piece[:-1]) % 2 else ")"
+    return _CLOSES.get(piece, "") if kind == "other" else ""
+
+
+def _backslashes(text: str) -> int:
+    """How many stand at its end; an odd one escapes what follows."""
+    return len(text) - len(text.rstrip("\\"))
+
+
+def ending(text: str) -> str:
+    """What ends a style sheet as its end would have (CSS Syntax Level 3, section 5), whatever is wrong in it.
+
+    Nothing behind that belongs to it any more: what is open is closed, and a rule that has begun is over. One
+    begins with whatever stands outside of rules, be it a stray brace or semicolon.
+    """
+    open_: list[str] = []
+    rule = ""  # what ends the rule that has begun
+    last = ""  # what is bad, if it is the last token
+    for match in _TOKEN.finditer(text):
+        kind, piece = match.lastgroup or "", match[0]
+        last = piece if kind == "bad" else ""
+        if kind in ("comment", "space") or piece.startswith("/*"):
+            continue
+        if not open_ and (piece == rule == ";" or (kind == "html" and not rule)):
+            rule = ""
+            continue
+        rule = rule or (";" if kind == "name" and piece[0] == "@" else "{}")
+        if closer := _closer(kind, piece):
+            open_.append(closer)
+        elif kind == "other" and open_ and piece == open_[-1]:
+            open_.pop()
+            if not open_ and piece == "}":
+                rule = ""
+    if "}" in open_[:1]:
+        rule = ""
+    return _end_of(last) + "".join(reversed(open_)) + rule
+
+
+def _end_of(bad: str) -> str:
+    """What ends a token that nothing but the text's end has ended."""
+    escaping = _backslashes(bad) % 2
+    if bad.startswith("/*"):
+        return "*/"
+    if bad.startswith(('"', "'")):
+        return "\n" * escaping + bad[0]
+    return _REPLACEMENT * escaping + (")" if "(" in bad else "")
 
 
 def line_of(text: str, position: int) -> int:
@@ -97,16 +165,15 @@ def references(text: str) -> list[Reference]:
     for token in tokens(text):
         if token.kind in ("comment", "space"):
             continue
-        last = token.text[-1]
         if token.kind == "url":
             found.append(_unquoted(token, clear=_is_clear(statement), imports=_imports(statement)))
         elif token.kind == "string" and _is_reference(functions, statement):
             found.append(_quoted(token, clear=_is_clear(statement), imports=_imports(statement)))
-        if token.kind in ("name", "other") and last in _CLOSES:
+        if _closer(token.kind, token.text):
             functions.append(token.text.lower())
-        elif token.kind == "other" and last in _CLOSES.values():
+        elif token.kind == "other" and token.text in ")]}":
             functions.pop()
-        if token.kind == "other" and last in ";{}":
+        if token.kind == "other" and token.text in ";{}":
             statement.clear()
         elif len(statement) < 2:
             statement.append(token.text)
@@ -196,17 +263,18 @@ def split_charset(text: str) -> tuple[str, str]:
 
 
 def split_imports(text: str) -> tuple[str, str]:
-    """The @import rules at a style sheet's head, and what follows them; raises Broken."""
+    """The @import rules at a style sheet's head, and what follows them, be that broken or not."""
     end, imports, statement = 0, False, ""
-    for token in tokens(text):
-        if token.kind in ("comment", "space"):
-            continue
-        statement = statement or token.text.lower()
-        if token.kind == "other" and token.text in ";{}":
-            if token.text != ";" or statement not in ("@import", "@layer", "@charset"):
-                break
-            imports = imports or statement == "@import"
-            end, statement = token.start + 1, ""
+    with contextlib.suppress(Broken):
+        for token in tokens(text):
+            if token.kind in ("comment", "space"):
+                continue
+            statement = statement or token.text.lower()
+            if token.kind == "other" and token.text in ";{}":
+                if token.text != ";" or statement not in ("@import", "@layer", "@charset"):
+                    break
+                imports = imports or statement == "@import"
+                end, statement = token.start + 1, ""
     return (text[:end], text[end:]) if imports else ("", text)
 
 

@@ -196,6 +196,31 @@ def test_pinned_scripts_run(acme: Launcher, browser: Browser, tmp_path: Path) ->
         assert page.evaluate("window.done && window.ran.sort()") == sorted(names)
 
 
+def test_a_bundle_means_what_its_files_mean(acme: Launcher, browser: Browser, tmp_path: Path) -> None:
+    """Also where one of them is broken, or speaks of source maps."""
+    files = {
+        "c/a.css": "#a { color: rgb(1, 0, 0) }\n}\n",
+        "c/b.css": "#b { color: rgb(2, 0, 0) };",
+        "c/c.css": "#c { color: rgb(3, 0, 0) } } #no { }\n#no { color: 'red\n",
+        "c/d.css": "#d { color: rgb(4, 0, 0); background: url(it's) } @media all { #no { color: url(x y",
+        "c/e.css": "#e { color: rgb(5, 0, 0) }\n@supports (color: red",
+        "c/f.css": "#f { color: rgb(6, 0, 0) }",
+        "j/a.js": 'function mapped(code, url) {\n  return code + "\\n//# sourceMappingURL=" + url;\n}',
+        "j/b.js": "window.said = mapped('a', 'b')\n//# sourceMappingURL=b.js.map",
+        "index.html": '<!DOCTYPE html><title>bundles</title><link rel="icon" href="data:,">'
+        '<link rel="stylesheet" href="all.css"><script src="all.js"></script>'
+        + "".join(f'<p id="{name}">{name}</p>' for name in "abcdef"),
+    }
+    patterns = ["/static/c/*.css -> /static/all.css", "/static/j/*.js -> /static/all.js"]
+    site = lay_out(tmp_path / "site", files)
+    server = serve(acme, site, concatenation={"enabled": True, "patterns": patterns})
+    with browser.page() as page:
+        assert page.goto(f"{server.url}/static/").problems == []
+        assert page.evaluate("said") == "a\n//# sourceMappingURL=b"
+        shown = page.evaluate("[...document.querySelectorAll('p')].map(each => getComputedStyle(each).color)")
+        assert shown == [f"rgb({number}, 0, 0)" for number in range(1, 7)]
+
+
 # ------------------------------------------------------------------- a video
 
 PLAYER = """<!DOCTYPE html>

@@ -69,6 +69,13 @@ def test_a_broken_file_ends_where_it_ends(broken: str) -> None:
     assert len(said) == 1
 
 
+@pytest.mark.parametrize("begun", ["a{b:c}}", "a{b:c}} d{e:f", "a{b:c};", "a{b:c} d", "@layer e"])
+def test_a_rule_that_has_begun_takes_nothing_of_the_next_file(begun: str) -> None:
+    text, _ = css(Member("/static/a.css", begun), Member("/static/b.css", "z{y:x}"))
+    assert text == f"{begun}{css_tokens.ending(begun)}\nz{{y:x}}\n"
+    assert css_tokens.ending(begun)
+
+
 def test_scripts_are_statements_of_their_own() -> None:
     assert js("a // b", "(c)") == ("a // b\n;\n(c)\n;\n", [])
 

@@ -26,7 +26,9 @@ def refs(text: str) -> list[str]:
         ("/* url(no.png) */ a{content:'url(no.png)'}", []),
         ("a{background:url(x\\2e png)}", ["x.png"]),
         ("a{b:url()}", [""]),
+        ("a{b:url(x 'y.png'{)}", []),
         ("@layer x{a{b:url(in.png)}}", ["in.png"]),
+        (".a\\({b:url(x.png)}.c\\{{d:url(y.png)}", ["x.png", "y.png"]),
     ],
 )
 def test_references_are_found(text: str, found: list[str]) -> None:
@@ -118,9 +120,68 @@ def test_only_the_comment_that_names_a_source_map_goes(text: str, without: str) 
     assert css.without_source_map(text) == without
 
 
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("", ""),
+        ("a{b:c} /* d */ @layer e; @media x{f{g:h}}", ""),
+        ("a{b:c", "}"),
+        ("@media x{a{b:'c", "'}}"),
+        ("a{b:c}/* d", "*/"),
+        ("/*/", "*/"),
+        ("a{b:url(c", ")}"),
+        ("a{b:url( c d", ")}"),
+        ("a{b:url('c", "')}"),
+        ("a{b:c(d[e", "])}"),
+        # A rule has begun.
+        ("a{b:c}}", "{}"),
+        ("a{b:c};", "{}"),
+        ("a{b:c} d e", "{}"),
+        ("a:not(b", "){}"),
+        ("@import 'a.css'", ";"),
+        ("@import 'a.css", "';"),
+        ("@media (a", ");"),
+        ("@import 'a.css';", ""),
+        ("@layer a;;", "{}"),
+        ("<!-- a{b:c} -->", ""),
+        ("a <!-- b", "{}"),
+        ("a{b:c}} d{e:f}", ""),
+        ("a{b:c}} d{e:f", "}"),
+        # What is no closer there closes nothing.
+        ("a{b:(c}", ")}"),
+        ("a{b:c)]", "}"),
+        ("a{b:'c\n}", ""),
+        ("a{b:'c\nd", "}"),
+        ("a{b:'c\\2014\r\nd'", "}"),
+        ("a{b:'c\\a\n", "'}"),
+        ("a{b:url(it's) } d{", "}"),
+        ("a{b:url(c{d\\)", ")}"),
+        ("a{b:'}\\'}", "'}"),
+        ("a\\({b:c}", ""),
+        ("a\\\\({b:c}", "){}"),
+        (".a\\}", "{}"),
+        # A backslash in front of the end.
+        ("a{b:'c\\", "\n'}"),
+        ("a{b:c\\", "\xef\xbf\xbd}"),
+        ("a{b:url(c\\", "\xef\xbf\xbd)}"),
+    ],
+)
+def test_the_end_ends_what_is_open(text: str, end: str) -> None:
+    assert css.ending(text) == end
+    assert css.ending(text + end) == ""
+
+
+@given(st.text(alphabet="ab{}()[]:;,'\"\\/* \n.#@>url-1", max_size=40))
+def test_what_is_ended_leaves_nothing_open(text: str) -> None:
+    ended = text + css.ending(text)
+    assert css.ending(ended) == ""
+    assert css.ending(ended + "\na{b:c}") == ""
+
+
 def test_imports_at_the_head_are_split_off() -> None:
     assert css.split_imports('@charset "utf-8"; @import "a.css"; b{c:d}') == (
         '@charset "utf-8"; @import "a.css";',
         " b{c:d}",
     )
     assert css.split_imports("b{c:d}") == ("", "b{c:d}")
+    assert css.split_imports("@import 'a.css';} b{c:d}") == ("@import 'a.css';", "} b{c:d}")
