@@ -75,7 +75,8 @@ def minify_html(text: str) -> str:
     """A smaller page; raises Suspicious.
 
     White space between words and tags becomes one character, never none: whether it shows is up to the style
-    sheet. Comments stay, since scripts look for them. Nothing inside of scripts and styles changes.
+    sheet. Comments stay, since scripts look for them. Nothing inside of scripts and styles changes, not even
+    white space: a policy may allow them by a hash of their content.
     """
     page = _decoded(text)
     prepared = _hide_space(page)
@@ -126,7 +127,7 @@ def _hide_space(page: str) -> str:
             keeping.append(piece.name)
         elif piece.kind == "end" and piece.name in keeping:
             del keeping[keeping.index(piece.name) :]
-        elif piece.kind == "raw" and piece.name == "title":
+        elif piece.kind == "raw":
             result.append(_hidden(piece.text, shorten=False))
             continue
         result.append(_kept(piece) if piece.kind == "start" else piece.text)
@@ -140,7 +141,7 @@ def _kept(piece: pages.Piece) -> str:
     for attribute in piece.attributes:
         if _TEMPLATE.search(attribute.name):
             raise Suspicious("it looks like a template")
-        if attribute.name not in pages.BOOLEAN and attribute.name not in ("class", "style"):
+        if attribute.name not in pages.BOOLEAN and attribute.name != "class":
             at = attribute.at - piece.start
             parts += [piece.text[done:at], _KEPT]
             done = at

@@ -46,6 +46,10 @@ _URLS = {
     "image": ("href", "xlink:href"), "use": ("href", "xlink:href"), "feimage": ("href", "xlink:href"),
 }  # fmt: skip
 _SETS = {"img": "srcset", "source": "srcset", "link": "imagesrcset"}
+# In a policy: styles are allowed by hashes of their content.
+_STYLE_HASH = re.compile(
+    r"(?:\A|[;,])\s*(?:style-src(?:-elem|-attr)?|default-src)\s[^;,]*'sha(?:256|384|512)-", re.IGNORECASE
+)
 # Where an element with `integrity` names what it pins.
 _PINNED = ("src", "href", "xlink:href")
 
@@ -214,13 +218,15 @@ def references(text: str) -> Found:
     """Every reference to something that a page needs: style sheets, scripts, images, media.
 
     Not those of anchors: addresses that people keep must stay good. Not those of modules: a module that is
-    imported under two URLs would run twice.
+    imported under two URLs would run twice. Not those of styles that a policy in the page allows by a hash.
     """
     found = Found()
+    styles = not _hashes_styles(text)
     opened = Piece("start", "", 0)  # the tag before a raw text is its own
     for piece in pieces(text):
         if piece.kind == "raw" and piece.name == "style":
-            found.references += _of_css(piece.text, piece.start)
+            if styles:
+                found.references += _of_css(piece.text, piece.start)
         elif piece.kind == "raw" and piece.name == "script":
             if "integrity" in piece.text and _script_type(opened) == "importmap":
                 found.integrity += _of_import_map(piece.text)
@@ -230,7 +236,7 @@ def references(text: str) -> Found:
                 found.base = piece.get("href")
                 if found.base is not None:
                     found.references.clear()  # what stands before it: browsers differ
-            found.references += _of_tag(piece)
+            found.references += _of_tag(piece, styles=styles)
             if piece.mentions("integrity") and piece.get("integrity"):
                 urls = [(piece.get(name) or "").strip(_SPACE) for name in _PINNED]
                 found.integrity += [url for url in urls if url]
@@ -250,9 +256,21 @@ def _script_type(piece: Piece) -> str:
     return (piece.get("type") or "").strip(_SPACE).lower()
 
 
-def _of_tag(piece: Piece) -> list[css.Reference]:
+def _hashes_styles(text: str) -> bool:
+    """Whether a page has a Content-Security-Policy with hashes of its styles."""
+    return "content-security-policy" in text.lower() and any(
+        piece.kind == "start"
+        and piece.name == "meta"
+        and (piece.get("http-equiv") or "").lower() == "content-security-policy"
+        and _STYLE_HASH.search(piece.get("content") or "") is not None
+        for piece in pieces(text)
+    )
+
+
+def _of_tag(piece: Piece, *, styles: bool) -> list[css.Reference]:
     names = _named(piece)
-    if not names and piece.name not in _SETS and not piece.mentions("style"):
+    styles = styles and piece.mentions("style")
+    if not names and piece.name not in _SETS and not styles:
         return []
     result: list[css.Reference] = []
     seen: set[str] = set()
@@ -266,7 +284,7 @@ def _of_tag(piece: Piece) -> list[css.Reference]:
             result += _plain(attribute)
         elif name == _SETS.get(piece.name):
             result += _candidates(attribute)
-        elif name == "style" and "&" not in attribute.value:
+        elif styles and name == "style" and "&" not in attribute.value:
             result += _of_css(attribute.value, attribute.start)
     return result
 
@@ -370,8 +388,7 @@ def essence(text: str) -> list[tuple[object, ...]]:
                 words = str(result.pop()[1]) + words
             result.append(("text", words))
         elif piece.kind == "raw":
-            if content := piece.text.strip(_SPACE):
-                result.append((piece.kind, content))
+            result.append((piece.kind, piece.text))
         else:
             result.append((piece.kind, piece.text.lower()))
     return result
@@ -388,9 +405,7 @@ def _meanings(piece: Piece) -> list[tuple[str, str]]:
 def _meaning(name: str, value: str) -> str:
     if name == "class":
         return " ".join(value.split())
-    if name in BOOLEAN:
-        return ""
-    return value.strip(_SPACE) if name in ("style", "href", "src") else value
+    return "" if name in BOOLEAN else value
 
 
 BOOLEAN = {

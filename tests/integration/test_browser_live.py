@@ -196,6 +196,36 @@ def test_pinned_scripts_run(acme: Launcher, browser: Browser, tmp_path: Path) ->
         assert page.evaluate("window.done && window.ran.sort()") == sorted(names)
 
 
+def test_a_policy_with_hashes_allows_what_is_in_the_page(
+    acme: Launcher, browser: Browser, tmp_path: Path
+) -> None:
+    script = '\n  window.ran  =  "yes";\n'
+    style = "\n  #a  { color : rgb(1, 0, 0) ; background : url(x.png) }\n"
+    attribute = " color : rgb(2, 0, 0) ; background : url(x.png); "
+    hashes = {
+        name: f"'{pin(text, 'sha256')}'" for name, text in (("s", script), ("e", style), ("a", attribute))
+    }
+    files = {
+        "x.png": "not really",
+        "index.html": f"""<!DOCTYPE html>
+<meta http-equiv="content-security-policy"
+    content="script-src {hashes["s"]}; style-src 'unsafe-hashes' {hashes["e"]} {hashes["a"]}">
+<title>policy</title>  <link rel="icon" href="data:,">
+<style>{style}</style>
+<script>{script}</script>
+<p id="a">a   <b id="b" style="{attribute}">b</b>
+""",
+    }
+    site = lay_out(tmp_path / "site", files)
+    server = serve(acme, site, minification={"enabled": True}, versioning={"enabled": True})
+    assert "   <b" not in server.get("/static/").text
+    with browser.page() as page:
+        assert page.goto(f"{server.url}/static/").problems == []
+        assert page.evaluate("window.ran") == "yes"
+        for name, color in (("a", "rgb(1, 0, 0)"), ("b", "rgb(2, 0, 0)")):
+            assert page.evaluate(f"getComputedStyle(document.getElementById('{name}')).color") == color
+
+
 def test_a_bundle_means_what_its_files_mean(acme: Launcher, browser: Browser, tmp_path: Path) -> None:
     """Also where one of them is broken, or speaks of source maps."""
     files = {

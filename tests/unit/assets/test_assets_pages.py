@@ -44,6 +44,29 @@ def test_references_are_found(text: str, found: list[str]) -> None:
     assert refs(text) == found
 
 
+STYLED = "<style>a{b:url(x.png)}</style><p style='c:url(y.png)'><img src=z.png>"
+
+
+@pytest.mark.parametrize(
+    ("policy", "found"),
+    [
+        ("style-src 'self' 'sha256-x'", ["z.png"]),
+        ("script-src 'self'; STYLE-SRC-ELEM 'sha384-x'", ["z.png"]),
+        ("default-src 'sha512-x'", ["z.png"]),
+        ("style-src-attr 'unsafe-hashes' 'sha256-x'", ["z.png"]),
+        ("style-src 'unsafe-inline'; script-src 'sha256-x'", ["x.png", "y.png", "z.png"]),
+        ("style-src 'self' 'nonce-sha256-x'", ["x.png", "y.png", "z.png"]),
+    ],
+)
+def test_styles_that_a_policy_allows_by_their_hash_are_left(policy: str, found: list[str]) -> None:
+    assert refs(f'<META http-equiv="Content-Security-Policy" content="{policy}">{STYLED}') == found
+
+
+def test_what_only_speaks_of_a_policy_is_none() -> None:
+    text = "<meta name=content-security-policy content=\"style-src 'sha256-x'\">"
+    assert refs(text + STYLED) == ["x.png", "y.png", "z.png"]
+
+
 def test_what_stands_before_the_base_is_left() -> None:
     found = pages.references("<link rel=icon href=a.ico><base href=/b/><base href=/c/><img src=d.png>")
     assert (found.base, [each.text for each in found.references]) == ("/b/", ["d.png"])
@@ -85,7 +108,14 @@ def test_only_the_reference_changes() -> None:
         ('<p class="a  b" id="c">', '<p class="a b" id=c>'),
         ("<!-- a --><form method=get></form>", "<!-- a --><form method=get></form>"),
         ("<style>p{white-space:pre}</style><p>a  b</p>", "<style>p{white-space:pre}</style><p>a  b</p>"),
-        ("<script> a  =  b </script>", "<script>a  =  b</script>"),
+        ("<script>\n a  =  b\n</script><p>  a", "<script>\n a  =  b\n</script><p> a"),
+        ("<style> a { b : c } </style><p>  a", "<style> a { b : c } </style><p> a"),
+        ("<script src=a.js> </script><p>  a", "<script src=a.js> </script><p> a"),
+        ("<script type=a/b>\n <b>  c</b> </script><p>  a", "<script type=a/b>\n <b>  c</b> </script><p> a"),
+        ("<textarea>\n\n a  b </textarea><p>  a", "<textarea>\n\n a  b </textarea><p> a"),
+        ("<p>  <iframe> a  b </iframe></p>", "<p> <iframe> a  b </iframe></p>"),
+        ("<p style=' a: b ; c:d; '>a</p>", '<p style=" a: b ; c:d; ">a</p>'),
+        ("<p style='' class=' a '>a</p>", '<p class=a style="">a</p>'),
         ("<a href=''>a</a><img alt=\"\" src=x>", '<a href="">a</a><img alt="" src=x>'),
         ("<input disabled='' value=''><p a b>", '<input disabled value=""><p a b>'),
     ],
