@@ -15,7 +15,7 @@ from acme_wsgi.assets.css import Broken, line_of
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\v\f\xa0]+)
     |(?P<break>(?:\r\n|[\r\n]|\xe2\x80[\xa8\xa9])+)
-    |(?P<comment>//[^\r\n]*|/\*.*?\*/|\A\#![^\r\n]*)
+    |(?P<comment>//[^\r\n\xe2]*(?:\xe2(?!\x80[\xa8\xa9])[^\r\n\xe2]*)*|/\*.*?\*/|\A\#![^\r\n]*)
     |(?P<string>"(?:[^"\\\r\n]|\\(?:\r\n|.))*"|'(?:[^'\\\r\n]|\\(?:\r\n|.))*')
     |(?P<name>(?:[A-Za-z_$\#\x80-\xff]|\\u(?:[0-9A-Fa-f]{4}|\{[0-9A-Fa-f]+\}))
         (?:[A-Za-z0-9_$\x80-\xff]|\\u(?:[0-9A-Fa-f]{4}|\{[0-9A-Fa-f]+\}))*)
@@ -26,6 +26,7 @@ _TOKEN = re.compile(
 )
 _REGEX = re.compile(r"/(?![*/])(?:[^\\/\[\r\n]|\\[^\r\n]|\[(?:[^\]\\\r\n]|\\[^\r\n])*\])+/[A-Za-z0-9_$]*")
 _TEMPLATE = re.compile(r"(?:[^`\\$]|\\.|\$(?!\{))*(?P<end>`|\$\{)", re.DOTALL)
+_BREAK = re.compile(r"[\r\n]|\xe2\x80[\xa8\xa9]")
 # A comment. With a quote in it, it may be the rest of a string that was taken for something else; with a line
 # break in it, it may end a statement.
 _SOURCE_MAP = re.compile(r"/[/*][#@]\s*sourceMappingURL=[^\"'`\r\n]*")
@@ -181,7 +182,7 @@ def _essence(text: str) -> list[Token]:
     broken = False
     classes = False
     for kind, piece in tokens(text):
-        if kind == "break" or (kind == "comment" and piece.startswith("/*") and "\n" in piece):
+        if kind == "break" or (kind == "comment" and piece.startswith("/*") and _BREAK.search(piece)):
             broken = True
         if kind in ("space", "break", "comment"):
             continue

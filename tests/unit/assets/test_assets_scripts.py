@@ -51,6 +51,9 @@ def test_minified(before: str, after: str) -> None:
         "class A { x = 1\n *g(){} }",  # would become a product
         "f = a => /x  y/",
         "class A { x\n `y`\n }",
+        "a // b\xe2\x80\xa8c()\nd",  # a line separator ends the comment, too
+        "return/* a\r */b",
+        "return/* a\xe2\x80\xa9 */b",
     ],
 )
 def test_a_changed_meaning_is_noticed(text: str) -> None:
