@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -39,6 +40,10 @@ class Backend:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.do_GET()
 
             def log_message(self, *_: object) -> None:
                 """Nothing: the tests' output is not this server's log."""
@@ -162,6 +167,29 @@ def test_no_new_requests_and_the_old_ones_end(
     assert who(server) == {"one", "two"}
 
 
+def test_who_waits_for_a_connection_goes_elsewhere(
+    acme: Launcher, pair: Pair, hold: Callable[[Server], tuple[Backend, list[Reply]]]
+) -> None:
+    """Also what may not be sent twice: nothing of it has been sent yet."""
+    one, _ = pair
+    made = configuration(*pair)
+    made["backends"][0]["weight"] = 100
+    made["server"] = {"connection_pool": {"max_per_worker": 1}}
+    server = acme(made)
+    holder, replies = hold(server)
+    assert holder is one
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(server.connect()) for _ in range(3)]
+        for wire in waiting:
+            wire.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
+        wait_until(lambda: member(server, one.url)["active"] == 4, "all wait for it")
+        assert managed(server, "drain", one.url)[0] == 0
+        one.release.set()
+        assert [wire.reply().text for wire in waiting] == ["two"] * 3
+    assert replies[0].text == "one"
+    assert member(server, one.url)["failures"] == 0
+
+
 def test_the_waiting_ends_with_the_time(
     acme: Launcher, pair: Pair, hold: Callable[[Server], tuple[Backend, list[Reply]]]
 ) -> None:
@@ -252,7 +280,7 @@ def test_what_a_reload_takes_out_ends_what_it_has_in_its_time(
 def test_what_is_drained_ends_in_its_time_though_its_worker_is_replaced(
     acme: Launcher, pair: Pair, hold: Callable[[Server], tuple[Backend, list[Reply]]]
 ) -> None:
-    one, _ = pair
+    one, two = pair
     server = acme(configuration(one, connection_draining={"timeout": "2s"}))
     _, replies = hold(server)
     assert server.order("drain", {"url": one.url})["ok"]

@@ -181,7 +181,7 @@ def test_a_new_address_is_opened_and_the_old_one_drained(acme: Launcher) -> None
     old, new = server.addresses[0], f"127.0.0.1:{free_port()}"
     with server.connect(old) as under_way, server.connect(old) as idle:
         assert idle.request("/").status == 200
-        under_way.send(b"GET /?1.5 HTTP/1.1\r\nHost: a\r\n\r\n")
+        under_way.send(b"GET /?4 HTTP/1.1\r\nHost: a\r\n\r\n")
         wait_until(lambda: sum(w["in_flight"] for w in server.status()["workers"]) == 1, "it is running")
         server.configure({**ROUTES, "server": {"port": int(new.rpartition(":")[2])}})
         answer = server.order("reload")

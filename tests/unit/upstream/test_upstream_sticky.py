@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import stat
+import time
 import timeit
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -241,13 +242,17 @@ def test_no_header_raises(header: str, now: float) -> None:
 
 def test_a_check_is_quick() -> None:
     header = "session=" + "x" * 400 + "; theme=dark; " + cookie() + "; _ga=" + "y" * 40
-    best = min(timeit.repeat(lambda: STICKY.member(header, NOW), number=2000, repeat=7)) / 2000
+    best = (
+        min(timeit.repeat(lambda: STICKY.member(header, NOW), number=2000, repeat=7, timer=time.process_time))
+        / 2000
+    )
     assert best < 25e-6, "5 us on a machine that does nothing else"
 
 
 def test_a_hostile_header_is_quick_too() -> None:
     for header in ("ACME_BACKEND=" * 600, "; ACME_BACKEND=" * 500, " " * 8000 + "ACME_BACKEND=", ";" * 8000):
-        assert min(timeit.repeat(lambda: STICKY.member(header, NOW), number=1, repeat=5)) < 0.02  # noqa: B023
+        spent = timeit.repeat(lambda: STICKY.member(header, NOW), number=1, repeat=5, timer=time.process_time)  # noqa: B023
+        assert min(spent) < 0.02
 
 
 # -- without it
