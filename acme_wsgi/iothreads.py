@@ -1,4 +1,4 @@
-"""The worker's I/O threads: where calls run that would keep the loop waiting for a disk, or busy for long.
+"""The worker's threads: where calls run that would keep the loop waiting for a disk, or busy for long.
 
 Law: knows functions and gevent's pool, not what they do. Called from a greenlet, which waits; others run.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import gevent
+from gevent.threadpool import ThreadPool
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,4 +22,18 @@ def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     for one; a greenlet that is killed meanwhile leaves it running.
     """
     result: T = gevent.get_hub().threadpool.apply(function, args, kwargs)
+    return result
+
+
+_patient: ThreadPool | None = None
+
+
+def run_long(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `run`, for what may compute for seconds: in one thread beside the I/O threads, one call after the
+    other, so that nobody who wants to read a file waits behind it.
+    """
+    global _patient
+    if _patient is None:
+        _patient = ThreadPool(1)
+    result: T = _patient.apply(function, args, kwargs)
     return result

@@ -9,8 +9,10 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
+import time
 from dataclasses import dataclass
 
+from acme_wsgi.files.guard import SETTLED_NS
 from acme_wsgi.files.openfile import OpenFile
 
 SMALL = 16384
@@ -46,6 +48,11 @@ Key = tuple[int, int, int, int, int]
 def key_of(file: OpenFile) -> Key:
     """What tells versions of files apart. With ctime: a tool may set mtime back."""
     return file.dev, file.ino, file.size, file.mtime_ns, file.ctime_ns
+
+
+def has_settled(file: OpenFile) -> bool:
+    """Whether its times name this version alone: they are coarse, and the next may come within an instant."""
+    return abs(time.time_ns() - file.ctime_ns) > SETTLED_NS
 
 
 class Digests:

@@ -1,7 +1,6 @@
 """The digests of large files: computed once, piece by piece, while requests are answered without them.
 
 Law: one file at a time, one piece at a time in an I/O thread, so that others get at their files in between.
-In a worker threading is patched: the thread that goes through the queue is a greenlet.
 """
 
 from __future__ import annotations
@@ -9,14 +8,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from acme_wsgi import iothreads
 from acme_wsgi.handlers._contents import PIECE, Digests, Key, key_of
+from acme_wsgi.handlers._fillers import Later
 
 if TYPE_CHECKING:
+    import threading
+
     from acme_wsgi.files.openfile import OpenFile
     from acme_wsgi.handlers._static import Resource
 
@@ -28,29 +29,13 @@ MOST_WAITING = 1000
 _PIECES = 8
 
 
-class _Job:
-    """One file that waits for its digest, and who waits for that."""
-
-    __slots__ = ("cached", "done", "file", "served")
-
-    def __init__(self, file: OpenFile, cached: bool) -> None:
-        self.file = file
-        self.cached = cached
-        self.done = threading.Event()
-        self.served: set[Resource] = set()
-
-    def tell(self) -> None:
-        for resource in self.served:
-            resource.retired = True
-
-
 class Digesting:
     """The queue of one worker. What is found out goes into `digests`."""
 
     def __init__(self, digests: Digests) -> None:
         self._digests = digests
-        self._queue: dict[tuple[str, Key], _Job] = {}
-        self._running = False
+        self._later: Later[tuple[str, Key], None] = Later(MOST_WAITING)
+        self._served: dict[tuple[str, Key], set[Resource]] = {}
 
     def begin(self, algorithm: str, file: OpenFile, cached: bool, served: Resource) -> threading.Event | None:
         """Have a file's digest computed; the event tells when that is done, well or not. None: no room.
@@ -59,33 +44,26 @@ class Digesting:
         :param served: what goes out without it meanwhile; it is retired once the digest is known
         """
         key = algorithm, key_of(file)
-        job = self._queue.get(key)
-        if job is None:
-            if len(self._queue) >= MOST_WAITING:
-                return None
-            job = self._queue[key] = _Job(file, cached)
-        if len(job.served) < MOST_WAITING:
-            job.served.add(served)
-        if not self._running:
-            self._running = True
-            threading.Thread(target=self._run, name="digests", daemon=True).start()
-        return job.done
+        waiting = self._served.setdefault(key, set())
+        if len(waiting) < MOST_WAITING:
+            waiting.add(served)
+        work = self._later.begin(key, lambda: self._compute(key, file, cached))
+        if work is None:
+            del self._served[key]
+            return None
+        return work.done
 
-    def _run(self) -> None:
+    def _compute(self, key: tuple[str, Key], file: OpenFile, cached: bool) -> None:
+        known = False
         try:
-            while self._queue:
-                key = next(iter(self._queue))
-                job = self._queue[key]
-                try:
-                    if self._digest(key[0], job.file, job.cached):
-                        job.tell()
-                except OSError as error:
-                    log.warning("the digest of a file can't be computed: %s", error)
-                finally:
-                    del self._queue[key]
-                    job.done.set()
+            known = self._digest(key[0], file, cached)
+        except OSError as error:
+            log.warning("the digest of a file can't be computed: %s", error)
         finally:
-            self._running = False
+            waiting = self._served.pop(key)
+        if known:
+            for resource in waiting:
+                resource.retired = True
 
     def _digest(self, algorithm: str, file: OpenFile, cached: bool) -> bool:
         """Whether it is known now; a file that changes meanwhile has none."""

@@ -1,4 +1,7 @@
-"""One filler for each key: who asks for what somebody else is making already waits for it, and gets the same.
+"""Work that is asked for by key: who asks for what is being made already waits for that, and gets the same.
+
+    Fillers    who asks first makes it
+    Later      it is made beside those who ask, and goes on when none of them waits any more
 
 Law: knows keys and functions. In a worker threading is patched: those who wait are greenlets.
 """
@@ -6,6 +9,7 @@ Law: knows keys and functions. In a worker threading is patched: those who wait 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -13,12 +17,16 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class _Work(Generic[V]):
-    """What is being made: in the end there is `value`, `error`, or neither, if its filler was stopped."""
+class Work(Generic[V]):
+    """What is being made: in the end there is `value`, `error`, or neither, if its filler was stopped.
 
-    __slots__ = ("done", "error", "value")
+    :ivar since: when it was first asked for, by the monotonic clock
+    """
+
+    __slots__ = ("done", "error", "since", "value")
 
     def __init__(self) -> None:
+        self.since = time.monotonic()
         self.done = threading.Event()
         self.value: tuple[V] | None = None
         self.error: Exception | None = None
@@ -28,7 +36,7 @@ class Fillers(Generic[K, V]):
     """The work that is going on, by key; as many entries as there are fillers at work."""
 
     def __init__(self) -> None:
-        self._work: dict[K, _Work[V]] = {}
+        self._work: dict[K, Work[V]] = {}
 
     def fill(self, key: K, make: Callable[[], V]) -> V:
         """What `make` returns or raises, called by one at a time for each key."""
@@ -44,7 +52,7 @@ class Fillers(Generic[K, V]):
             # Its filler was stopped (a deadline, a client that went): the next one tries.
 
     def _make(self, key: K, make: Callable[[], V]) -> V:
-        work: _Work[V] = _Work()
+        work: Work[V] = Work()
         self._work[key] = work
         try:
             value = make()
@@ -56,3 +64,43 @@ class Fillers(Generic[K, V]):
         finally:
             del self._work[key]
             work.done.set()
+
+
+class Later(Generic[K, V]):
+    """Work in a queue: one at a time, in the order in which it was begun.
+
+    :param most: so many may be in the queue
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._queue: dict[K, tuple[Work[V], Callable[[], V]]] = {}
+        self._running = False
+
+    def begin(self, key: K, make: Callable[[], V]) -> Work[V] | None:
+        """Have `make` called, unless that is so already for `key`; its work, or None: there is no room.
+
+        `make` deals with its own errors: nobody may be there to hear of them.
+        """
+        found = self._queue.get(key)
+        if found is None:
+            if len(self._queue) >= self._most:
+                return None
+            found = self._queue[key] = Work(), make
+        if not self._running:
+            self._running = True
+            threading.Thread(target=self._run, name="later", daemon=True).start()
+        return found[0]
+
+    def _run(self) -> None:
+        try:
+            while self._queue:
+                key = next(iter(self._queue))
+                work, make = self._queue[key]
+                try:
+                    work.value = (make(),)
+                finally:
+                    del self._queue[key]
+                    work.done.set()
+        finally:
+            self._running = False

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -22,11 +21,11 @@ from acme_wsgi.errors import HTTPError
 from acme_wsgi.files.beneath import Beneath
 from acme_wsgi.files.cache import FileTable, own_share
 from acme_wsgi.files.changes import Changes
-from acme_wsgi.files.guard import SETTLED_NS
 from acme_wsgi.files.media import is_text
 from acme_wsgi.handlers import _contents, _listing
-from acme_wsgi.handlers._contents import Content, Digests
+from acme_wsgi.handlers._contents import Content, Digests, has_settled
 from acme_wsgi.handlers._digesting import Digesting
+from acme_wsgi.handlers._encoding import Encodings
 from acme_wsgi.handlers._fillers import Fillers
 from acme_wsgi.handlers._forms import OVERHEAD, Forms, media_of
 from acme_wsgi.handlers._lookup import Directory, Elsewhere, Found, Lookup, Outcome, Refused
@@ -54,11 +53,14 @@ _PATH_SAFE = "/!$&'()*+,;=~:@"
 _QUERY_SAFE = "%/:?#[]@!$&'()*+,;=~"
 _TAGGED = ("HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH", "HTTP_IF_RANGE")
 _PATIENCE = 5.0
-"""Seconds that a request which names a tag waits for the digest of a large file."""
+"""Seconds that a request waits for what takes long, and can do without it."""
+_PATIENT_PART = 4
+"""And at most this part of its time, as it may have to wait more than once."""
 
 # One for all routes of a worker.
 _DIGESTS = Digests()
 _DIGESTING = Digesting(_DIGESTS)
+_ENCODINGS = Encodings()
 
 
 def build(route: Route, context: Context) -> Handler:
@@ -81,7 +83,9 @@ def build(route: Route, context: Context) -> Handler:
     )
     table = FileTable(lookup.beneath, _changes(), **_bounds(context.static_routes))
     forms = Forms(context.static, compression, route.cache_control)
-    files = Files(lookup, table, forms, context.prefix or "", context.assets)
+    timeout = context.server.timeout if route.timeout is None else route.timeout
+    patience = min(_PATIENCE, timeout / _PATIENT_PART)
+    files = Files(lookup, table, forms, context.prefix or "", context.assets, patience)
     return make_front(files.table, files.answer)
 
 
@@ -111,10 +115,19 @@ def _siblings(compression: Compression | None) -> dict[str, str]:
 
 
 class Files:
-    """The files of one route, and the answer to each request for one."""
+    """The files of one route, and the answer to each request for one.
+
+    :param patience: seconds that a request waits for what it can do without
+    """
 
     def __init__(
-        self, lookup: Lookup, table: FileTable, forms: Forms, prefix: str, assets: Mounted | None
+        self,
+        lookup: Lookup,
+        table: FileTable,
+        forms: Forms,
+        prefix: str,
+        assets: Mounted | None,
+        patience: float,
     ) -> None:
         self.table = table
         self._lookup = lookup
@@ -123,6 +136,7 @@ class Files:
         if assets is not None:
             assets.on_change(table.clear)
         self._forms = forms
+        self._patience = patience
         self._loading: Fillers[str, Resource | Outcome] = Fillers()
         self._encoding: Fillers[tuple[Resource, str], Variant] = Fillers()
 
@@ -171,7 +185,7 @@ class Files:
             self.table.clear()
             raise HTTPError(503, headers=[("Retry-After", "1")]) from error
         for content in contents:
-            if content.digest is not None and content.steady and _has_settled(content.file):
+            if content.digest is not None and content.steady and has_settled(content.file):
                 _DIGESTS.put(self._forms.algorithm or "", content.file, content.digest)
         return found
 
@@ -234,8 +248,7 @@ class Files:
         if token:
             ready = resource.coded.get(token)
             if ready is None:
-                path = request.path
-                return self._encoding.fill((resource, token), lambda: self._encode(path, resource, token))
+                return self._make(request.path, resource, token)
             variant = ready
         if accept is None or len(accept) <= _LONGEST_REMEMBERED:
             resource.remember(accept, variant)
@@ -251,18 +264,32 @@ class Files:
                     return variant
         return resource.plain
 
-    def _encode(self, path: str, resource: Resource, token: str) -> Variant:
-        """The file in a coding, made now; as it is where that isn't smaller, or the file changed."""
+    def _make(self, path: str, resource: Resource, token: str) -> Variant:
+        """A form that isn't there yet; the file as it is where that takes too long, or the file changed."""
         plain, compression = resource.plain, self._forms.compression
         if compression is None:
             return plain
-        body = plain.body if isinstance(plain.body, bytes) else None
-        if body is None and plain.file is not None:
-            body = iothreads.run(_contents.whole, plain.file)
-        if body is None:
-            return plain
-        data = self._compressed(token, compression.level, body)
-        variant = self._forms.encoded(plain, token, data) if len(data) < len(body) else plain
+        level, file, data = compression.level, plain.file, None
+        if file is not None and costly(token, level, file.size):
+            data = _ENCODINGS.get(token, level, file, self._patience)
+            if data is None:
+                return plain
+        return self._encoding.fill((resource, token), lambda: self._add(path, resource, token, level, data))
+
+    def _add(self, path: str, resource: Resource, token: str, level: int, data: bytes | None) -> Variant:
+        """A form, from now on one of the resource's; the file as it is where that isn't smaller.
+
+        :param data: the file in the coding, or AS_IT_IS; None: it is still to be made
+        """
+        plain = resource.plain
+        if data is None:
+            body = plain.body if isinstance(plain.body, bytes) else None
+            if body is None and plain.file is not None:
+                body = iothreads.run(_contents.whole, plain.file)
+            if body is None:
+                return plain
+            data = self._compressed(token, level, body)
+        variant = self._forms.encoded(plain, token, data) if 0 < len(data) < plain.size else plain
         if variant is not plain:
             resource.memory += len(data) + OVERHEAD
             if self.table.get(path) is resource and not iothreads.run(self._keep, path, resource):
@@ -307,7 +334,7 @@ class Files:
             return True
         done = _DIGESTING.begin(algorithm, file, self._forms.way(file.size) != DIRECT, found)
         if done is not None and any('"' in environ.get(name, "") for name in _TAGGED):
-            done.wait(_PATIENCE)
+            done.wait(self._patience)
         return _DIGESTS.get(algorithm, file) is not None
 
     def _without_file(self, request: Request, outcome: Outcome) -> Response:
@@ -330,11 +357,6 @@ class Files:
                 body = self._compressed(token, compression.level, body)
                 headers.append(("Content-Encoding", token))
         return Response(OK, headers, body)
-
-
-def _has_settled(file: OpenFile) -> bool:
-    """Whether its times name this version alone: they are coarse, and the next may come within an instant."""
-    return abs(time.time_ns() - file.ctime_ns) > SETTLED_NS
 
 
 def _ranges(field: str, size: int) -> list[Range] | None:

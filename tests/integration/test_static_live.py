@@ -247,6 +247,30 @@ def test_compressed_siblings_and_our_own(acme: Launcher, root: Path) -> None:
             assert wire.request("/page.html").body == pattern(50_000)
 
 
+def test_a_file_whose_encoding_takes_longer_than_a_request_may(acme: Launcher, root: Path) -> None:
+    """It goes out as it is, is encoded once, and nobody who wants another file waits for that."""
+    import brotli
+
+    (root / "big.css").write_bytes(pattern(2 * MB))
+    (root / "small.css").write_bytes(pattern(5000))
+    server = serving(acme, root, timeout="500ms", compression={"level": 11})
+    with server.connect() as wire:
+        reply = wire.request("/big.css", headers=["Accept-Encoding: br"])
+        assert (reply.status, reply.header("Content-Encoding")) == (200, None)
+        assert reply.body == pattern(2 * MB)
+        assert wire.request("/small.css", headers=["Accept-Encoding: br"]).status == 200
+
+        def encoded() -> bool:
+            reply = wire.request("/big.css", headers=["Accept-Encoding: br"])
+            assert reply.status == 200
+            return reply.header("Content-Encoding") == "br" and brotli.decompress(reply.body) == pattern(
+                2 * MB
+            )
+
+        wait_until(encoded, "the encoded file", seconds=120)
+        assert encoded()
+
+
 def test_a_missing_root_keeps_the_server_from_starting(acme: Launcher, tmp_path: Path) -> None:
     ended = acme.fails({"routes": [{"path": "/*", "type": "static", "root": str(tmp_path / "nowhere")}]})
     assert ended.status == 78

@@ -13,14 +13,17 @@ from acme_wsgi import iothreads
 from acme_wsgi.files.cache import FileTable
 from acme_wsgi.files.changes import Changes
 from acme_wsgi.handlers import static
+from acme_wsgi.handlers._encoding import Encodings
 
 
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a loop: I/O threads' work is done at once, and nobody tells of changes, nor
-    does what is known end by itself.
+    """Without a loop: the threads' work is done at once, nobody tells of changes, what is known doesn't end
+    by itself, and no test finds what another had made.
     """
-    monkeypatch.setattr(iothreads, "run", lambda function, *args, **named: function(*args, **named))
+    for name in ("run", "run_long"):
+        monkeypatch.setattr(iothreads, name, lambda function, *args, **named: function(*args, **named))
+    monkeypatch.setattr(static, "_ENCODINGS", Encodings())
     monkeypatch.setattr(Changes, "watch", lambda *args: None)
     monkeypatch.setattr(static, "FileTable", partial(FileTable, interval=1000.0))
 

@@ -30,6 +30,7 @@ def site(root: Path, *, prefix: str | None = "", where: dict[str, Any] | None = 
         directory_listing=False,
         extensions=(),
         cache_control=None,
+        timeout=None,
     )
     for name, value in (where or {}).items():
         setattr(route, name, value)

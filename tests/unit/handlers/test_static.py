@@ -17,9 +17,10 @@ from static_site import LARGE, OLD, TEXT, get, refused, site
 from acme_wsgi.compression import compress
 from acme_wsgi.config import Route
 from acme_wsgi.config.schema.content import Compression, Etag, Mmap, Precompressed, Static
+from acme_wsgi.config.schema.server import Server
 from acme_wsgi.files.beneath import Beneath
 from acme_wsgi.files.cache import FileTable
-from acme_wsgi.handlers import Context, _contents, _digesting, _lookup, static
+from acme_wsgi.handlers import Context, _contents, _digesting, _encoding, _lookup, static
 from acme_wsgi.handlers._lookup import Lookup
 from acme_wsgi.http.writer import DIRECT, MAPPING, READ, SENDFILE
 
@@ -299,12 +300,12 @@ def test_the_digest_of_a_large_file_comes_later(
     handler = site(root)
     assert "etag" not in get(handler, "/large.bin").fields
     assert "etag" not in get(handler, "/large.bin").fields
-    [job] = static._DIGESTING._queue.values()
+    [(work, _)] = static._DIGESTING._later._queue.values()
     go.set()
     tag = f'"{hashlib.md5(LARGE).hexdigest()}"'
     if named:  # who names a tag waits for it
         assert get(handler, "/large.bin", if_none_match=tag).status == 304
-    assert job.done.wait(10)
+    assert work.done.wait(10)
     assert get(handler, "/large.bin").fields["etag"] == tag
     assert len(starts) == 1, "computed once"
 
@@ -335,6 +336,39 @@ def test_compressed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert get(handler, "/page.html", accept_encoding="gzip", if_none_match=got.fields["etag"]).status == 304
     ranged = get(handler, "/page.html", accept_encoding="gzip", range="bytes=0-9")
     assert ranged.body == plain.body[:10] and "content-encoding" not in ranged.fields
+
+
+def test_a_form_that_takes_longer_than_anybody_waits_is_made_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "big.css").write_bytes(TEXT.encode() * 100)
+    go, made = threading.Event(), []
+
+    def slow(token: str, level: int, data: bytes) -> bytes:
+        made.append(token)
+        assert go.wait(10)
+        return compress(token, level, data)
+
+    monkeypatch.setattr(_encoding, "compress", slow)
+    monkeypatch.setattr(_encoding, "has_settled", lambda file: True)
+    handler = site(root, compression=Compression(), server=Server(timeout=0.1))
+    plain = get(handler, "/big.css")
+    for _ in range(2):
+        assert get(handler, "/big.css", accept_encoding="br").fields == plain.fields
+    [(work, _)] = static._ENCODINGS._later._queue.values()
+    go.set()
+    assert work.done.wait(10)
+    for _ in range(2):
+        got = get(handler, "/big.css", accept_encoding="br")
+        assert got.fields["content-encoding"] == "br"
+        assert brotli.decompress(got.body) == plain.body
+    assert made == ["br"]
+
+
+def test_a_form_that_takes_long_is_waited_for(root: Path) -> None:
+    (root / "big.css").write_bytes(TEXT.encode() * 100)
+    got = get(site(root, compression=Compression()), "/big.css", accept_encoding="gzip")
+    assert gzip.decompress(got.body) == TEXT.encode() * 100
 
 
 def test_what_is_not_compressed(root: Path) -> None:

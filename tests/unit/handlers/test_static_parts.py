@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import logging
 import os
 import threading
 from pathlib import Path
@@ -11,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acme_wsgi import iothreads
 from acme_wsgi.files.beneath import Listed
 from acme_wsgi.files.openfile import OpenFile
-from acme_wsgi.handlers import _fillers
+from acme_wsgi.handlers import _contents, _encoding, _fillers
 from acme_wsgi.handlers._contents import SMALL, Digests, is_utf8, read, whole
-from acme_wsgi.handlers._fillers import Fillers
+from acme_wsgi.handlers._encoding import AS_IT_IS, Encodings
+from acme_wsgi.handlers._fillers import Fillers, Later
 from acme_wsgi.handlers._listing import human_size, page
 
 
@@ -91,6 +95,145 @@ def test_an_error_is_for_nobody_who_comes_later() -> None:
     with pytest.raises(ZeroDivisionError):
         fillers.fill("key", lambda: 1 // 0)
     assert fillers.fill("key", lambda: 5) == 5
+
+
+# -- work in a queue
+
+
+def test_later_is_one_after_the_other_and_once_for_each_key() -> None:
+    later: Later[str, str] = Later(3)
+    go = threading.Event()
+    order: list[str] = []
+
+    def make(key: str) -> str:
+        assert go.wait(10)
+        order.append(key)
+        return key.upper()
+
+    works = [later.begin(key, lambda key=key: make(key)) for key in ("a", "b", "a", "c", "d")]
+    assert works[0] is works[2] and works[4] is None, "one for each key, and no more than there is room for"
+    go.set()
+    for work, value in zip(works[:4], "ABAC", strict=True):
+        assert work is not None and work.done.wait(10)
+        assert work.value == (value,)
+    assert order == ["a", "b", "c"]
+    again = later.begin("a", lambda: make("a"))
+    assert again is not None and again.done.wait(10)
+    assert order[3:] == ["a"]
+
+
+# -- forms that take long
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What takes long is done in place; the lengths of what was compressed."""
+    lengths: list[int] = []
+    compress = _encoding.compress
+
+    def noted(token: str, level: int, data: bytes) -> bytes:
+        lengths.append(len(data))
+        return compress(token, level, data)
+
+    monkeypatch.setattr(iothreads, "run_long", lambda function, *args: function(*args))
+    monkeypatch.setattr(_encoding, "compress", noted)
+    return lengths
+
+
+def written(path: Path, content: bytes) -> OpenFile:
+    path.write_bytes(content)
+    return opened(path)
+
+
+def test_a_form_is_made_once_for_each_version(
+    tmp_path: Path, at_once: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_encoding, "has_settled", lambda file: True)
+    encodings = Encodings()
+    file = written(tmp_path / "a", b"x" * 1000)
+    for again in (file, opened(tmp_path / "a")):
+        data = encodings.get("gzip", 6, again, 10)
+        assert data is not None and gzip.decompress(data) == b"x" * 1000
+    encodings.get("gzip", 9, file, 10)
+    encodings.get("gzip", 6, written(tmp_path / "a", b"x" * 1001), 10)
+    assert at_once == [1000, 1000, 1001]
+    assert encodings.get("gzip", 6, written(tmp_path / "noise", os.urandom(1000)), 10) == AS_IT_IS
+
+
+def test_nobody_waits_for_a_form_that_others_have_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    monkeypatch.setattr(iothreads, "run_long", lambda *args: (b"made", True) if go.wait(20) else None)
+    monkeypatch.setattr(_encoding, "has_settled", lambda file: True)
+    encodings = Encodings()
+    file = written(tmp_path / "a", b"x" * 1000)
+    assert encodings.get("gzip", 6, file, 0.0) is None
+    [(work, _)] = encodings._later._queue.values()
+    work.since -= 60.0
+    assert encodings.get("gzip", 6, file, 60.0) is None, "at once: the minute is over"
+    go.set()
+    assert work.done.wait(10)
+    assert encodings.get("gzip", 6, file, 0.0) == b"made"
+
+
+def test_a_form_of_a_version_that_its_times_do_not_name_is_not_kept(
+    tmp_path: Path, at_once: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_contents, "key_of", lambda file: (1, 1, 1, 1, 1))
+    monkeypatch.setattr(_encoding, "key_of", lambda file: (1, 1, 1, 1, 1))
+    monkeypatch.setattr(_encoding, "has_settled", lambda file: False)
+    encodings = Encodings()
+    for content in (b"x" * 1000, b"y" * 1000):
+        data = encodings.get("gzip", 6, written(tmp_path / "a", content), 10)
+        assert data is not None and gzip.decompress(data) == content
+
+
+def test_a_form_whose_file_has_settled_meanwhile_is_kept(
+    tmp_path: Path, at_once: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = iter([False, True])
+    monkeypatch.setattr(_encoding, "has_settled", lambda file: next(settled))
+    encodings = Encodings()
+    file = written(tmp_path / "a", b"x" * 1000)
+    assert encodings.get("gzip", 6, file, 10) == encodings.get("gzip", 6, file, 10)
+    assert at_once == [1000]
+
+
+def test_forms_are_bounded_and_the_oldest_make_room(
+    tmp_path: Path, at_once: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_encoding, "has_settled", lambda file: True)
+    monkeypatch.setattr(_encoding, "HELD", 3 * (_encoding.OVERHEAD + 100))
+    encodings = Encodings()
+    files = [written(tmp_path / str(number), b"x" * (1000 + number)) for number in range(4)]
+    for number in (0, 1, 2, 0, 3, 0, 1):
+        encodings.get("gzip", 6, files[number], 10)
+    assert at_once == [1000, 1001, 1002, 1003, 1001]
+
+
+def test_a_form_that_is_too_large_to_be_kept_is_not_made_again(
+    tmp_path: Path, at_once: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_encoding, "has_settled", lambda file: True)
+    monkeypatch.setattr(_encoding, "HELD", _encoding.OVERHEAD)
+    encodings = Encodings()
+    file = written(tmp_path / "a", b"x" * 1000)
+    assert encodings.get("gzip", 6, file, 10) != AS_IT_IS
+    assert encodings.get("gzip", 6, file, 10) == AS_IT_IS
+    assert at_once == [1000]
+
+
+def test_a_file_that_can_not_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError("the disk")
+
+    monkeypatch.setattr(iothreads, "run_long", fail)
+    with caplog.at_level(logging.WARNING):
+        assert Encodings().get("gzip", 6, written(tmp_path / "a", b"x"), 10) is None
+    assert "the disk" in caplog.text
 
 
 # -- listings
