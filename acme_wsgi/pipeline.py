@@ -18,6 +18,7 @@ from acme_wsgi.appload import Loader
 from acme_wsgi.assets import Assets, plan
 from acme_wsgi.assets.current import use
 from acme_wsgi.assets.sites import Mount, Place, Sites
+from acme_wsgi.compression import may_transform
 from acme_wsgi.compression.wrapper import with_compression
 from acme_wsgi.errors import ConfigError
 from acme_wsgi.handlers import HANDLERS, Build, Context, Handler, Request
@@ -136,6 +137,8 @@ def _place(config: Config, number: int, pattern: Pattern) -> Place:
     mount = None
     if route.type == "static" and route.root is not None and (only or prefix is not None):
         compression = _compression(config, route)
+        if not may_transform(route.cache_control or ""):
+            compression = None
         root = str(Path.cwd() / route.root)
         mount = Mount(number, hosts, prefix or "", root, only, route.extensions, compression)
     methods = frozenset(method.upper() for method in route.method)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from werkzeug.http import http_date
 
-from acme_wsgi.compression import extension, tokens
-from acme_wsgi.compression.types import compressible
+from acme_wsgi.compression import compressible, extension, may_transform, tokens
 from acme_wsgi.files.media import is_text, media_type
 from acme_wsgi.handlers._contents import AT_ONCE
 from acme_wsgi.handlers._static import Resource, Variant
@@ -41,6 +40,7 @@ class Forms:
         self.compression = compression
         self.algorithm = static.etag.algorithm if static.etag.enabled else None
         self._cache_control = cache_control
+        self._may_transform = cache_control is None or may_transform(cache_control)
         self._tokens = tokens(compression) if compression is not None else ()
         self._types = frozenset(compression.types) if compression is not None else frozenset()
 
@@ -50,9 +50,11 @@ class Forms:
         """What a path stands for; `depends` is what it was made from."""
         media = media_of(found)
         described = media + "; charset=utf-8" if is_text(media) and plain.utf8 else media
-        encodable = self.encodable(media, plain.file.size)
+        # What is immutable has a Cache-Control of its own.
+        ours = found.immutable or self._may_transform
+        encodable = ours and self.encodable(media, plain.file.size)
         offered = tuple(dict.fromkeys((*(t for t in self._tokens if encodable or t in coded), *coded)))
-        varies = bool(offered) or compressible(media, self._types)
+        varies = bool(offered) or (ours and compressible(media, self._types))
         variants = {
             token: self.variant(found, content, described, token=token, varies=True)
             for token, content in coded.items()

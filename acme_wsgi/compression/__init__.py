@@ -6,7 +6,7 @@ means in `encoders` alone. Knows no socket, no route and no file but those that 
 
 from acme_wsgi.compression.encoders import Encoder, compress, costly, encoder, extension, tokens
 from acme_wsgi.compression.negotiate import negotiate, refuses_identity
-from acme_wsgi.compression.types import compressible
+from acme_wsgi.compression.types import compressible, may_transform
 
 __all__ = [
     "Encoder",
@@ -15,6 +15,7 @@ __all__ = [
     "costly",
     "encoder",
     "extension",
+    "may_transform",
     "negotiate",
     "refuses_identity",
     "tokens",

@@ -13,7 +13,7 @@ cimport cython
 from acme_wsgi.compression.bodies import Encoding, Pieces, encode_bytes, encode_file
 from acme_wsgi.compression.encoders import tokens
 from acme_wsgi.compression.negotiate import negotiate, refuses_identity
-from acme_wsgi.compression.types import compressible
+from acme_wsgi.compression.types import compressible, may_transform
 
 from acme_wsgi.http.grammar cimport same_name
 from acme_wsgi.http.writer cimport FileBody, Parts, Prepared, Response
@@ -103,9 +103,9 @@ cdef list listed(object headers):
 
 
 cdef bint transformable(list headers):
-    """Does no Cache-Control forbid it (RFC 9111 section 5.2.2.6)?"""
+    """Does no Cache-Control forbid it?"""
     for name, value in headers:
-        if len(name) == 13 and name.lower() == "cache-control" and "no-transform" in value.lower():
+        if len(name) == 13 and name.lower() == "cache-control" and not may_transform(value):
             return False
     return True
 

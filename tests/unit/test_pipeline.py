@@ -146,6 +146,15 @@ def test_each_route_has_its_own_compression_or_that_of_all(configured: Any) -> N
     assert codings("compression: false") == {"/same": None, "/gzip": None, "/on": "br", **plain}
 
 
+@pytest.mark.parametrize(("cache_control", "compressed"), [("public", True), ("public, no-transform", False)])
+def test_assets_that_must_stay_as_they_are_are_not_compressed(
+    configured: Any, tmp_path: Path, cache_control: str, compressed: bool
+) -> None:
+    route = f"- {{path: /s/*, type: static, root: {tmp_path}, cache_control: '{cache_control}'}}"
+    mount = pipeline._place(configured(route), 0, pipeline.compile_pattern("/s/*")).mount
+    assert mount is not None and (mount.compression is not None) is compressed
+
+
 def test_handlers_and_redirects_are_compressed_too(configured: Any) -> None:
     dispatch = compiled(
         configured(

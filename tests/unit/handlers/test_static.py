@@ -382,6 +382,20 @@ def test_what_is_not_compressed(root: Path) -> None:
     assert "content-encoding" not in get(off, "/page.html", accept_encoding="gzip").fields
 
 
+def test_no_transform_is_obeyed(root: Path) -> None:
+    (root / "app.js.gz").write_bytes(b"packed beforehand")
+    cache_control = "public, No-Transform"
+    where = {"cache_control": cache_control, "directory_listing": True}
+    handler = site(root, compression=Compression(min_size=1), where=where)
+    plain = get(handler, "/page.html", accept_encoding="gzip")
+    assert (plain.body, plain.fields["cache-control"]) == (TEXT.encode(), cache_control)
+    assert "content-encoding" not in plain.fields and "vary" not in plain.fields
+    # What somebody has put there is no transformation, and a listing has a Cache-Control of its own.
+    assert get(handler, "/app.js", accept_encoding="gzip").body == b"packed beforehand"
+    assert "content-encoding" not in get(handler, "/app.js", accept_encoding="br").fields
+    assert get(handler, "/plain/", accept_encoding="gzip").fields["content-encoding"] == "gzip"
+
+
 def test_files_compressed_beforehand(root: Path) -> None:
     packed = gzip.compress(b"not even the same", mtime=0)
     (root / "page.html.gz").write_bytes(packed)

@@ -12,6 +12,7 @@ from static_site import TEXT, get, refused, site
 
 from acme_wsgi.assets import Asset
 from acme_wsgi.config.schema.content import Compression
+from acme_wsgi.handlers._forms import IMMUTABLE
 
 
 class Pipeline:
@@ -29,8 +30,8 @@ class Pipeline:
         self.callbacks.append(callback)
 
 
-def with_assets(root: Path, pipeline: Any) -> Any:
-    where = {"cache_control": "no-cache"}
+def with_assets(root: Path, pipeline: Any, cache_control: str = "no-cache") -> Any:
+    where = {"cache_control": cache_control}
     return site(root, prefix="/s", assets=pipeline, compression=Compression(), where=where)
 
 
@@ -75,6 +76,18 @@ def test_an_original_that_the_pipeline_knows(root: Path, tmp_path_factory: pytes
     got = get(with_assets(root, Pipeline(app_js=older)), "/s/app.js")
     assert got.fields["etag"] == f'"{hashlib.md5(path.read_bytes()).hexdigest()}"'
     assert got.fields["cache-control"] == "no-cache"
+
+
+def test_a_routes_no_transform_is_not_that_of_immutable_urls(root: Path) -> None:
+    path = root.resolve() / "app.js"
+    stamp = path.stat().st_size, path.stat().st_mtime_ns
+    known = Asset(str(path), immutable=True, tag="cafe", source=(str(path),), stamp=stamp)
+    handler = with_assets(root, Pipeline(app_js=known), "no-transform")
+    fields = get(handler, "/s/app.js", accept_encoding="br").fields
+    assert (fields["cache-control"], fields["content-encoding"]) == (IMMUTABLE, "br")
+    handler = with_assets(root, Pipeline(app_js=dataclasses.replace(known, immutable=False)), "no-transform")
+    fields = get(handler, "/s/app.js", accept_encoding="br").fields
+    assert fields["cache-control"] == "no-transform" and "content-encoding" not in fields
 
 
 def test_a_change_of_the_assets_empties_the_table(root: Path) -> None:
