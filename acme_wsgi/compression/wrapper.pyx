@@ -220,7 +220,8 @@ cdef class Rules:
         cdef str token
         cdef int code = code_of(response.status)
         if code == 304:
-            return not_modified(request, response, headers)
+            response.headers = self.not_modified(request, headers)
+            return response
         if not self.concerned(code, headers, &seen):
             return response
         body = response.body
@@ -279,7 +280,10 @@ cdef class Rules:
         cdef object accept
         cdef str token
         cdef long long promised = UNKNOWN
-        if not self.concerned(code_of(status), headers, &seen):
+        cdef int code = code_of(status)
+        if code == 304:
+            return self.not_modified(request, headers), None
+        if not self.concerned(code, headers, &seen):
             return headers, None
         if seen.length >= 0:
             promised = number((<tuple>headers[seen.length])[1])
@@ -296,6 +300,24 @@ cdef class Rules:
             return encoded_head(headers, token), None
         return encoded_head(headers, token), self.encoding(token, promised, request)
 
+    cdef list not_modified(self, object request, list headers):
+        """A 304's fields: Vary as in the 200 (RFC 9110 section 15.4.5), which mostly only the application knows
+        more of; and of the representation that the client holds the weak tag, if it got that one with its body.
+        """
+        cdef Seen seen
+        cdef object environ = request.environ
+        if not look(headers, &seen) or seen.settled or environ is None \
+                or seen.kind >= 0 and not self.compressible((<tuple>headers[seen.kind])[1]) \
+                or seen.cache_control and not transformable(headers):
+            return headers
+        headers = with_vary(headers, seen.vary)
+        if seen.etag >= 0:
+            name, tag = headers[seen.etag]
+            if not tag.startswith("W/") and "W/" + tag in environ.get("HTTP_IF_NONE_MATCH", ""):
+                headers = headers.copy()
+                headers[seen.etag] = (name, weak(tag))
+        return headers
+
     cdef object encoding(self, str token, long long promised, object request):
         who = f"{request.method} {request.path!a:.200} (request {request.request_id})"
         return Encoding(token, self.level, None if promised == UNKNOWN else promised, who)
@@ -310,20 +332,6 @@ cdef Response head_only(Response response, list headers, str token, bint known):
     else:
         response.headers = [(name, weak(value)) if name.lower() == "etag" else (name, value)
                             for name, value in headers]
-    return response
-
-
-cdef Response not_modified(object request, Response response, list headers):
-    """A 304 names the representation that the client holds: by its weak tag, if it got that one with its body."""
-    cdef Seen seen
-    cdef object environ = request.environ
-    if not look(headers, &seen) or seen.etag < 0 or environ is None:
-        return response
-    name, tag = headers[seen.etag]
-    if not tag.startswith("W/") and "W/" + tag in environ.get("HTTP_IF_NONE_MATCH", ""):
-        headers = with_vary(headers, seen.vary).copy()
-        headers[seen.etag] = (name, weak(tag))
-        response.headers = headers
     return response
 
 

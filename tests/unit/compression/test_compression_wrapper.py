@@ -184,9 +184,7 @@ def test_no_transform_counts_in_any_line() -> None:
     assert not untouched(answer(PAGE, ("Cache-Control", "public, max-age=5")))
 
 
-@pytest.mark.parametrize(
-    "status", ["204 No Content", "205 Reset Content", "206 Partial Content", "304 Not Modified"]
-)
+@pytest.mark.parametrize("status", ["204 No Content", "205 Reset Content", "206 Partial Content"])
 def test_some_statuses_forbid_it(status: str) -> None:
     assert untouched(answer(PAGE, status=status))
 
@@ -309,8 +307,32 @@ def test_a_304_names_the_tag_that_the_client_holds() -> None:
 
     assert tag('W/"x"', '"x"') == ('W/"x"', "Accept-Encoding")
     assert tag('"y", W/"x"', '"x"') == ('W/"x"', "Accept-Encoding")
-    assert tag('"x"', '"x"') == ('"x"', None)
-    assert tag('W/"x"', 'W/"x"') == ('W/"x"', None)
+    assert tag('"x"', '"x"') == ('"x"', "Accept-Encoding")
+    assert tag('W/"x"', 'W/"x"') == ('W/"x"', "Accept-Encoding")
+
+
+@pytest.mark.parametrize(
+    ("given", "vary"),
+    [
+        ([("ETag", 'W/"k"'), ("Vary", "Cookie")], "Cookie, Accept-Encoding"),
+        ([("Last-Modified", "Sun, 09 Sep 2001 01:46:40 GMT")], "Accept-Encoding"),
+        ([HTML], "Accept-Encoding"),
+        ([("Vary", "*")], "*"),
+        ([("Content-Type", "image/png")], None),
+        ([("Content-Encoding", "gzip")], None),
+        ([("Cache-Control", "no-transform"), ("Vary", "Cookie")], "Cookie"),
+    ],
+)
+def test_a_304_varies_as_the_200_would(given: list[tuple[str, str]], vary: str | None) -> None:
+    """It rarely says of which type that would be; then it might be one of those that are encoded."""
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("304 Not Modified", given)(b"")
+        return []
+
+    handler = with_compression(lambda request: Response("304 Not Modified", given), Compression())
+    for got in (receive(handler(FakeRequest())), written(application)):
+        assert (got.status, got.header("Vary"), got.body) == ("304 Not Modified", vary, b"")
 
 
 # -- streams
