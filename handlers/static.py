@@ -153,11 +153,11 @@ class Files:
         for _ in range(_TRIES):
             if not isinstance(found, Resource):
                 return self._without_file(request, found)
-            variant = self._choose(request, found)
+            resource, variant = found, self._choose(request, found)
             if variant.is_current() and not self._better_is_known(found, variant, request.environ):
                 break
             found = self._load(path)
-        return self._respond(request, variant)
+        return self._respond(request, resource, variant)
 
     def _better_is_known(self, found: Resource, variant: Variant, environ: Mapping[str, Any]) -> bool:
         """Whether the digest of a large file, which was served without it so far, is there now."""
@@ -238,7 +238,7 @@ class Files:
 
     def _choose(self, request: Request, resource: Resource) -> Variant:
         environ = request.environ
-        if "HTTP_RANGE" in environ and request.method == "GET":
+        if "HTTP_RANGE" in environ and request.method == "GET" and not _names_date(environ):
             return self._of_range(environ.get("HTTP_IF_RANGE"), resource)
         if not resource.offered:
             return resource.plain
@@ -306,24 +306,31 @@ class Files:
 
     # -- the response
 
-    def _respond(self, request: Request, variant: Variant) -> Response:
+    def _respond(self, request: Request, resource: Resource, variant: Variant) -> Response:
         environ = request.environ
         current = Validators(variant.etag, variant.modified)
-        conditional = self._forms.static.conditional_requests
-        if conditional:
+        if self._forms.static.conditional_requests:
             status = judge(request.method, environ, current)
             if status == 304:
                 return Response("304 Not Modified", variant.unmodified)
             if status == 412:
                 raise HTTPError(412)
         field = environ.get("HTTP_RANGE") if request.method == "GET" else None
-        if field is not None:
-            # Where If-Range isn't obeyed, the whole is the one safe answer to it.
-            applies = range_applies(environ, current) if conditional else "HTTP_IF_RANGE" not in environ
-            ranges = _ranges(field, variant.size) if applies else None
+        if field is not None and self._range_applies(environ, resource, current):
+            ranges = _ranges(field, variant.size)
             if ranges is not None:
                 return _partial(variant, ranges)
         return Response(OK, variant.head, variant.body)
+
+    def _range_applies(self, environ: Mapping[str, Any], resource: Resource, current: Validators) -> bool:
+        """Whether a Range counts. Where If-Range isn't obeyed the whole is the one safe answer to it; so it
+        is to a date for who takes a coding, because that is the date of all forms.
+        """
+        if not self._forms.static.conditional_requests:
+            return "HTTP_IF_RANGE" not in environ
+        if _names_date(environ) and negotiate(environ.get("HTTP_ACCEPT_ENCODING"), resource.offered):
+            return False
+        return range_applies(environ, current)
 
     def _wait_for_tag(self, found: Resource, file: OpenFile, environ: Mapping[str, Any]) -> bool:
         """Have a large file's digest computed; whether it is there now. Waits if the request names a tag."""
@@ -357,6 +364,12 @@ class Files:
                 body = self._compressed(token, compression.level, body)
                 headers.append(("Content-Encoding", token))
         return Response(OK, headers, body)
+
+
+def _names_date(environ: Mapping[str, Any]) -> bool:
+    """Whether a request's If-Range has a date, or what is taken for one, and no tag."""
+    field: str | None = environ.get("HTTP_IF_RANGE")
+    return field is not None and '"' not in field
 
 
 def _ranges(field: str, size: int) -> list[Range] | None:

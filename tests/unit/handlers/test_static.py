@@ -245,6 +245,26 @@ def test_if_range(root: Path) -> None:
     assert get(handler, "/page.html", range="bytes=1-2", if_range=date).status == 206
 
 
+def test_a_date_vouches_for_no_bytes_of_who_takes_a_coding(root: Path) -> None:
+    """All forms of a file have the same date, and a client may hold a part of any of them."""
+    (root / "app.js.gz").write_bytes(b"packed beforehand")
+    os.utime(root / "app.js.gz", (OLD, OLD))
+    handler = site(root, compression=Compression(), static=Static(etag=Etag(enabled=False)))
+    for path in ("/page.html", "/app.js"):
+        plain = get(handler, path)
+        part = {"range": "bytes=5-", "if_range": plain.fields["last-modified"]}
+        for _ in range(2):
+            whole = get(handler, path, accept_encoding="gzip")
+            got = get(handler, path, accept_encoding="gzip", **part)
+            assert (got.status, got.body) == (200, whole.body) != (200, plain.body)
+            assert got.fields["content-encoding"] == "gzip"
+        for takes_none in ({}, {"accept_encoding": "identity"}):
+            got = get(handler, path, **takes_none, **part)
+            assert (got.status, got.body) == (206, plain.body[5:])
+    got = get(handler, "/large.bin", accept_encoding="gzip", **part)
+    assert (got.status, got.body) == (206, LARGE[5:]), "which has one form only"
+
+
 # -- settings
 
 
