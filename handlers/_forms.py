@@ -139,8 +139,11 @@ class Forms:
         head = [("Content-Type", media), *dated, *both, ("Accept-Ranges", "bytes")]
         if token:
             head.append(("Content-Encoding", token))
+        if not body:
+            # An empty body tells a HEAD nothing. Prepared fields have no length of their own.
+            head.append(("Content-Length", "0"))
         return Variant(
-            Prepared(head),
+            Prepared(head) if body else head,
             # RFC 9110 15.4.5: the date only where nothing better tells the versions apart.
             Prepared(both if etag is not None else dated + both),
             body,

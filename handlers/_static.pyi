@@ -8,7 +8,7 @@ from acme_wsgi.http.writer import FileBody, Prepared, Response
 
 class Variant:
     @property
-    def head(self) -> Prepared: ...
+    def head(self) -> Prepared | list[tuple[str, str]]: ...
     @property
     def unmodified(self) -> Prepared: ...
     @property
@@ -29,7 +29,7 @@ class Variant:
     def exact(self) -> bool: ...
     def __init__(
         self,
-        head: Prepared,
+        head: Prepared | list[tuple[str, str]],
         unmodified: Prepared,
         body: bytes | FileBody,
         file: OpenFile | None,

@@ -19,13 +19,13 @@ cdef enum:
 cdef class Variant:
     """One form of a file.
 
-    head: the fields of a 200. unmodified: those of a 304. body: bytes, or a FileBody of `file`, which is None for
+    head: the fields of a 200, as Response takes them. unmodified: those of a 304. body: bytes, or a FileBody of `file`, which is None for
     bytes. token: its content coding, "" for none. etag: as in the field; None: it has none. modified: seconds since
     the epoch or None. media_type: its Content-Type. size: bytes. exact: the same tag always means the same bytes, so
     that a range of it can complete what a client has.
     """
 
-    cdef readonly Prepared head
+    cdef readonly object head
     cdef readonly Prepared unmodified
     cdef readonly object body
     cdef readonly OpenFile file

@@ -54,6 +54,7 @@ def serving(acme: Launcher, root: Path, static: dict[str, Any] | None = None, **
 
 def test_a_file_with_and_without_its_body(acme: Launcher, root: Path) -> None:
     (root / "a.html").write_bytes(b"<p>hello")
+    (root / "empty.css").touch()
     server = serving(acme, root)
     with server.connect() as wire:
         for _ in range(2):
@@ -62,6 +63,9 @@ def test_a_file_with_and_without_its_body(acme: Launcher, root: Path) -> None:
             head = wire.request("/a.html", method="HEAD")
             assert (head.status, head.body, head.header("Content-Length")) == (200, b"", "8")
             assert wire.request("/a.html", headers=[f"If-None-Match: {reply.header('ETag')}"]).status == 304
+            for method in ("GET", "HEAD"):
+                reply = wire.request("/empty.css", method=method, headers=["Accept-Encoding: gzip"])
+                assert (reply.status, reply.body, reply.header("Content-Length")) == (200, b"", "0")
             assert wire.request("/b.html").status == 404
             assert wire.request("/a.html", method="POST").status == 405
 
