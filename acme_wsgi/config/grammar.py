@@ -119,6 +119,13 @@ def url_path(text: str) -> None:
         raise ValueError("a path that starts with / and has no space, ? or #")
 
 
+def sent_path(text: str) -> None:
+    """The path of a URL that we ask another server for, as it is sent."""
+    url_path(text)
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("a path of ASCII characters, others percent-encoded")
+
+
 def route_path(text: str) -> None:
     """The path of a route: ``/a``, ``/a/*``, ``/users/:id``, ``~ ^/u/(\\d+)$`` or ``/*``."""
     if text.startswith("~"):
@@ -176,6 +183,12 @@ def removed_header(text: str) -> None:
         raise ValueError("a header field that doesn't say where the request's body ends (RFC 9112 section 6)")
     if text.lower() == "host":
         raise ValueError("a header field that a request can do without (RFC 9112 section 3.2)")
+
+
+def header_value(text: str) -> None:
+    """The value of a header field that we send, RFC 9110 section 5.5."""
+    if any(char > "\xff" or char < " " or char == "\x7f" for char in text):
+        raise ValueError("the value of a header field: Latin-1, without control characters")
 
 
 def header_template(text: str) -> None:

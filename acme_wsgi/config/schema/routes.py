@@ -94,8 +94,9 @@ class Route:
         example="[.css, .js]",
     )
     cache_control: str | None = key(
-        None, "Cache-Control of its files", only=("static",), example="public, max-age=3600"
-    )
+        None, "Cache-Control of its files", check=grammar.header_value, only=("static",),
+        example="public, max-age=3600",
+    )  # fmt: skip
     backend: str | None = key(
         None, "the one server that answers", check=grammar.backend_url, secret=True, only=("proxy",),
         example="http://app1.internal:8000",

@@ -27,7 +27,7 @@ class HealthCheck:
     path: str = key(
         "/health",
         "path asked for; 2xx and 3xx are good, and 4xx too while no path is written",
-        check=grammar.url_path,
+        check=grammar.sent_path,
     )
     interval: float = key(10.0, "time between checks", unit="duration", minimum=0.1)
     timeout: float = key(5.0, "how long one check may take", unit="duration", minimum=0.01)

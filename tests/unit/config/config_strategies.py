@@ -98,6 +98,7 @@ _BY_CHECK: dict[Callable[[str], object], st.SearchStrategy[str]] = {
     grammar.output: st.sampled_from(["stdout", "stderr"]) | _ABSOLUTE,
     grammar.log_field: st.sampled_from(["service", "host.name", "_a-1"]),
     grammar.url_path: _PATHS,
+    grammar.sent_path: st.sampled_from(["/", "/health", "/h%C3%A9"]),
     grammar.route_path: _ROUTES,
     grammar.regexp: st.sampled_from(["^/api/(.*)$", "a{2}", "[$]{x}", "é+"]),
     grammar.statement_pattern: st.sampled_from(["SELECT .* FROM users WHERE id = ?", "a IN (?, ?)", "x"])
@@ -105,6 +106,7 @@ _BY_CHECK: dict[Callable[[str], object], st.SearchStrategy[str]] = {
     grammar.header_name: _HEADERS,
     grammar.added_header: _HEADERS,
     grammar.removed_header: _HEADERS,
+    grammar.header_value: st.sampled_from(["no-store", "public, max-age=60", "é", ""]),
     grammar.header_template: st.sampled_from(["acme", "$remote_addr", "$scheme://$host; $$1", "$request_id"]),
     grammar.rewritten_path: st.sampled_from(["/", "/\\g<0>", "/a/\\\\b", "\\g<0>.html"]),
     grammar.cookie_name: _NAMES,

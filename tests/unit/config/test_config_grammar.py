@@ -24,6 +24,8 @@ GOOD: list[tuple[Callable[[str], None], list[str]]] = [
     (grammar.added_header, ["X-Real-IP", "Host", "Forwarded"]),
     (grammar.removed_header, ["X-Debug", "Connection", "Accept-Encoding"]),
     (grammar.header_template, ["a", "$remote_addr", "$scheme://$host/$$x", "$$$request_id", 'a b; c="d"']),
+    (grammar.header_value, ["", "public, max-age=60", "é", "\xa0\xff"]),
+    (grammar.sent_path, ["/", "/health", "/h%C3%A9"]),
     (grammar.rewritten_path, ["/a", "/\\1", "\\g<name>/b", "a"]),
     (grammar.redis_url, ["redis://h", "rediss://:p@h:1/0", "unix:///run/r.sock?db=1"]),
     (
@@ -57,6 +59,8 @@ BAD: list[tuple[Callable[[str], None], list[str]]] = [
     (grammar.added_header, ["", "a b", "Connection", "KEEP-ALIVE", "te", "Upgrade", "Content-Length", "transfer-encoding", "Trailer", "Proxy-Connection", "expect"]),
     (grammar.removed_header, ["", "a b", "Content-Length", "Transfer-Encoding", "host"]),
     (grammar.header_template, ["$", "a $ b", "$remote_adr", "$1", "${host}", "a\nb", "a\x7f", "é", " a", "a "]),
+    (grammar.header_value, ["caf\u20ac", "a\nb", "a\0", "a\x7f"]),
+    (grammar.sent_path, ["", "a", "/a b", "/a?b", "/é", "/\u20ac", "/\x7f"]),
     (grammar.rewritten_path, ["/a b", "/a?b", "/a#b"]),
     (grammar.mime_type, ["html", "*/*", "text/", "text/a b"]),
     (grammar.file_extension, ["css", ".", ".a/b"]),

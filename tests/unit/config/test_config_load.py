@@ -59,6 +59,8 @@ def refused(file: Path, text: str) -> list[str]:
         ("routes: [{type: wsgi, app: x}]", "1:10: routes[0].path: missing"),
         ("routes: [{path: /a, type: static, root: r, try_files: [$uri, a.html]}]", "1:62: routes[0].try_files[1]: found 'a.html', allowed: a name that starts with / or $uri"),
         ("routes: [{path: /a, type: static, root: r, try_files: [=404, $uri]}]", "1:56: routes[0].try_files[0]: =404 can only be the last"),
+        ("routes: [{path: /a, type: static, root: r, cache_control: caf€}]", "1:59: routes[0].cache_control: found 'caf€', allowed: the value of a header field"),
+        ("load_balancing: {health_check: {path: /hé}}", "1:39: load_balancing.health_check.path: found '/hé', allowed: a path of ASCII characters"),
         ("routes: [{path: /a, type: wsgi}]", "1:10: routes[0].app: missing; a route of type wsgi needs it"),
         ("routes: [{path: /a, type: wsig, app: x}]", "1:27: routes[0].type: found 'wsig', allowed: static, proxy, redirect, wsgi, handler; did you mean wsgi?"),
         ("routes: [{path: /a/*/b, type: wsgi, app: x}]", "1:17: routes[0].path: found '/a/*/b', allowed: a path with * only as its end"),
