@@ -180,7 +180,7 @@ cdef class Rules:
 
     def __init__(self, settings):
         self.offered = tokens(settings)
-        self.types = frozenset(kind.lower() for kind in settings.types)
+        self.types = frozenset(settings.types)
         self.known = {}
         self.level = settings.level
         self.min_size = settings.min_size

@@ -252,7 +252,7 @@ class Builder:
                 check(str(value))
             except ValueError as error:
                 return self._wrong(spec, leaf, dotted, str(error), getattr(error, "hint", None))
-        return value
+        return value if spec.key.normal is None else spec.key.normal(str(value))
 
     def _wrong(self, spec: Spec, node: Node, dotted: str, allowed: str, hint: str | None = None) -> _Bad:
         found = "***" if spec.key.secret and isinstance(node, Leaf) and not node.null else node.word

@@ -79,6 +79,7 @@ class Key:
     secret: bool = False
     check: Callable[[str], object] | None = None
     check_value: Callable[[str], object] | None = None
+    normal: Callable[[str], str] | None = None
     inherit: str = ""
     same_as: str = ""
     only: tuple[str, ...] = ()
@@ -99,6 +100,7 @@ def key(
     secret: bool = False,
     check: Callable[[str], object] | None = None,
     check_value: Callable[[str], object] | None = None,
+    normal: Callable[[str], str] | None = None,
     inherit: str = "",
     same_as: str = "",
     only: tuple[str, ...] = (),
@@ -118,6 +120,7 @@ def key(
     :param secret: masked wherever it is shown; in a text that is a URL, only its password is
     :param check: raises ValueError for a text (or an item of a list of texts, or a name of a mapping) that
         isn't allowed; `check_value`: likewise for the texts of a mapping
+    :param normal: the one spelling, of those that mean the same, in which a text that passed is kept
     :param inherit: dotted section whose values hold for what this section leaves out
     :param same_as: dotted key whose value holds while this one isn't written
     :param only: values of the sibling key ``type`` with which this key may be written
@@ -135,6 +138,7 @@ def key(
         secret,
         check,
         check_value,
+        normal,
         inherit,
         same_as,
         only,

@@ -47,6 +47,7 @@ class Compression:
         ),
         "media types compressed",
         check=grammar.mime_type,
+        normal=str.lower,
     )
     precompressed: Precompressed = key(Precompressed(), "files compressed beforehand")
 

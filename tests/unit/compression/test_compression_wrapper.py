@@ -119,7 +119,7 @@ def test_only_the_listed_types_are_encoded(kind: str, encoded: bool) -> None:
 
 
 def test_a_type_may_be_a_family() -> None:
-    got = answer(PAGE, ("Content-Type", "text/plain"), settings=Compression(types=("Text/*",)))
+    got = answer(PAGE, ("Content-Type", "text/plain"), settings=Compression(types=("text/*",)))
     assert got.header("Content-Encoding") == "gzip"
 
 

@@ -88,6 +88,19 @@ def test_messages(file: Path, text: str, message: str) -> None:
     assert found[0].startswith(message)
 
 
+def test_media_types_have_one_spelling(file: Path) -> None:
+    file.write_text(
+        "compression: {types: [Text/HTML, TEXT/*]}\n"
+        "routes: [{path: /, type: static, root: r, compression: {types: [Text/CSS]}}]\n"
+    )
+    config = load([str(file)], {})
+    assert config.compression.types == ("text/html", "text/*")
+    own = config.routes[0].compression
+    assert own is not None and own.types == ("text/css",)
+    config = load([], {}, ["compression.types=IMAGE/SVG+XML"])
+    assert config.compression.types == ("image/svg+xml",)
+
+
 def test_a_secret_is_not_shown_in_a_message(file: Path) -> None:
     (message,) = refused(file, 'cache: {l2: {password: "hush\\x01"}}')
     assert "hush" not in message
