@@ -52,9 +52,9 @@ class Forms:
         described = media + "; charset=utf-8" if is_text(media) and plain.utf8 else media
         # What is immutable has a Cache-Control of its own.
         ours = found.immutable or self._may_transform
-        encodable = ours and self.encodable(media, plain.file.size)
-        offered = tuple(dict.fromkeys((*(t for t in self._tokens if encodable or t in coded), *coded)))
-        varies = bool(offered) or (ours and compressible(media, self._types))
+        offered = self._offer(ours and self.encodable(media, plain.file.size), coded)
+        forced = self._offer(ours and self.encodable(media, plain.file.size, forced=True), coded)
+        varies = bool(forced) or (ours and self.encodes(media))
         variants = {
             token: self.variant(found, content, described, token=token, varies=True)
             for token, content in coded.items()
@@ -64,19 +64,30 @@ class Forms:
             self.variant(found, plain, described, token="", varies=varies),
             variants,
             offered,
+            forced,
             depends,
             memory=sum(len(content.body or b"") + OVERHEAD for content in contents),
             # A file that is read past the page cache has a second one.
             descriptors=sum(2 for content in contents if content.body is None),
         )
 
-    def encodable(self, media: str, size: int) -> bool:
+    def _offer(self, encodable: bool, coded: Mapping[str, Content]) -> tuple[str, ...]:
+        """The tokens of what is there and, of an `encodable` file, of what we can make; the best first."""
+        return tuple(dict.fromkeys((*(t for t in self._tokens if encodable or t in coded), *coded)))
+
+    def encodable(self, media: str, size: int, *, forced: bool = False) -> bool:
+        """Whether a body is encoded; `forced`: for a client that rules it out as it is, however small."""
         compression = self.compression
         return (
             compression is not None
-            and compressible(media, self._types)
-            and compression.min_size <= size <= compression.max_size
+            and self.encodes(media)
+            and 0 < size <= compression.max_size
+            and (forced or size >= compression.min_size)
         )
+
+    def encodes(self, media: str) -> bool:
+        """Whether bodies of this type are encoded, as far as their size allows it."""
+        return compressible(media, self._types)
 
     def variant(self, found: Found, content: Content, media: str, *, token: str, varies: bool) -> Variant:
         """One file as it is sent."""

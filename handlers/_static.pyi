@@ -50,6 +50,10 @@ class Resource:
     @property
     def offered(self) -> tuple[str, ...]: ...
     @property
+    def forced(self) -> tuple[str, ...]: ...
+    @property
+    def larger(self) -> dict[str, Variant]: ...
+    @property
     def depends(self) -> Mapping[bytes, Seen]: ...
     @property
     def descriptors(self) -> int: ...
@@ -60,6 +64,7 @@ class Resource:
         plain: Variant,
         coded: dict[str, Variant],
         offered: tuple[str, ...],
+        forced: tuple[str, ...],
         depends: Mapping[bytes, Seen],
         *,
         memory: int,

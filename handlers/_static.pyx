@@ -60,24 +60,29 @@ cdef class Resource:
     """What a URL path stands for.
 
     plain: the file as it is. coded: token -> Variant, what is ready. offered: the tokens that a client may
-    have, the best first. depends, memory, descriptors: as FileTable.keep takes them. retired: something better is
-    known, look again.
+    have, the best first. forced: likewise for a client that rules out the file as it is; all of `offered` and maybe
+    more. larger: token -> Variant, for that one only, where `coded` has the file as it is. depends, memory,
+    descriptors: as FileTable.keep takes them. retired: something better is known, look again.
     """
 
     cdef readonly Variant plain
     cdef readonly dict coded
     cdef readonly tuple offered
+    cdef readonly tuple forced
+    cdef readonly dict larger
     cdef readonly object depends
     cdef public long long memory
     cdef readonly int descriptors
     cdef public bint retired
     cdef dict chosen
 
-    def __init__(self, Variant plain not None, dict coded not None, tuple offered not None, depends, *,
-                 long long memory, int descriptors):
+    def __init__(self, Variant plain not None, dict coded not None, tuple offered not None, tuple forced not None,
+                 depends, *, long long memory, int descriptors):
         self.plain = plain
         self.coded = coded
         self.offered = offered
+        self.forced = forced
+        self.larger = {}
         self.depends = depends
         self.memory = memory
         self.descriptors = descriptors
@@ -123,7 +128,7 @@ def make_front(FileTable table not None, slow):
                 or "HTTP_IF_MATCH" in environ or "HTTP_IF_UNMODIFIED_SINCE" in environ:
             return slow(request, resource)
         variant = resource.plain
-        if resource.offered:
+        if resource.forced:
             choice = resource.chosen.get(environ.get("HTTP_ACCEPT_ENCODING"))
             if choice is None:
                 return slow(request, resource)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from acme_wsgi import iothreads
-from acme_wsgi.compression import compress, costly, negotiate, tokens
+from acme_wsgi.compression import compress, costly, negotiate, refuses_identity, tokens
 from acme_wsgi.errors import HTTPError
 from acme_wsgi.files.beneath import Beneath
 from acme_wsgi.files.cache import FileTable, own_share
@@ -240,16 +240,18 @@ class Files:
         environ = request.environ
         if "HTTP_RANGE" in environ and request.method == "GET" and not _names_date(environ):
             return self._of_range(environ.get("HTTP_IF_RANGE"), resource)
-        if not resource.offered:
+        if not resource.forced:
             return resource.plain
         accept: str | None = environ.get("HTTP_ACCEPT_ENCODING")
-        token = negotiate(accept, resource.offered)
+        token = _token(accept, resource)
         variant = resource.plain
         if token:
             ready = resource.coded.get(token)
+            variant = self._make(request.path, resource, token) if ready is None else ready
+            if refuses_identity(accept):
+                variant = resource.larger.get(token, variant)
             if ready is None:
-                return self._make(request.path, resource, token)
-            variant = ready
+                return variant
         if accept is None or len(accept) <= _LONGEST_REMEMBERED:
             resource.remember(accept, variant)
         return variant
@@ -277,7 +279,8 @@ class Files:
         return self._encoding.fill((resource, token), lambda: self._add(path, resource, token, level, data))
 
     def _add(self, path: str, resource: Resource, token: str, level: int, data: bytes | None) -> Variant:
-        """A form, from now on one of the resource's; the file as it is where that isn't smaller.
+        """A form, from now on one of the resource's; the file as it is where that isn't smaller. Of a small
+        file it is there all the same, for who rules out the file as it is.
 
         :param data: the file in the coding, or AS_IT_IS; None: it is still to be made
         """
@@ -289,12 +292,18 @@ class Files:
             if body is None:
                 return plain
             data = self._compressed(token, level, body)
-        variant = self._forms.encoded(plain, token, data) if 0 < len(data) < plain.size else plain
-        if variant is not plain:
-            resource.memory += len(data) + OVERHEAD
-            if self.table.get(path) is resource and not iothreads.run(self._keep, path, resource):
-                resource.memory -= len(data) + OVERHEAD
-                return variant
+        smaller = 0 < len(data) < plain.size
+        if not smaller and (not data or plain.file is not None):
+            resource.coded[token] = plain
+            return plain
+        made = self._forms.encoded(plain, token, data)
+        variant = made if smaller else plain
+        if not smaller:
+            resource.larger[token] = made
+        resource.memory += len(data) + OVERHEAD
+        if self.table.get(path) is resource and not iothreads.run(self._keep, path, resource):
+            resource.memory -= len(data) + OVERHEAD
+            return variant
         resource.coded[token] = variant
         return variant
 
@@ -328,7 +337,7 @@ class Files:
         """
         if not self._forms.static.conditional_requests:
             return "HTTP_IF_RANGE" not in environ
-        if _names_date(environ) and negotiate(environ.get("HTTP_ACCEPT_ENCODING"), resource.offered):
+        if _names_date(environ) and _token(environ.get("HTTP_ACCEPT_ENCODING"), resource):
             return False
         return range_applies(environ, current)
 
@@ -357,13 +366,19 @@ class Files:
         body = iothreads.run(_listing.page, path, directory.entries, more=directory.more, parent=parent)
         headers = [("Content-Type", "text/html; charset=utf-8"), ("Cache-Control", "no-cache")]
         compression = self._forms.compression
-        if compression is not None and self._forms.encodable("text/html", len(body)):
+        if compression is not None and self._forms.encodes("text/html"):
             headers.append(("Vary", "Accept-Encoding"))
-            token = negotiate(request.environ.get("HTTP_ACCEPT_ENCODING"), tokens(compression))
-            if token:
+            accept = request.environ.get("HTTP_ACCEPT_ENCODING")
+            token = negotiate(accept, tokens(compression))
+            if token and self._forms.encodable("text/html", len(body), forced=refuses_identity(accept)):
                 body = self._compressed(token, compression.level, body)
                 headers.append(("Content-Encoding", token))
         return Response(OK, headers, body)
+
+
+def _token(accept: str | None, resource: Resource) -> str:
+    """The coding that a client gets of a file, "" for none."""
+    return negotiate(accept, resource.forced if refuses_identity(accept) else resource.offered)
 
 
 def _names_date(environ: Mapping[str, Any]) -> bool:

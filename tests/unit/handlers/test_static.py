@@ -402,6 +402,27 @@ def test_what_is_not_compressed(root: Path) -> None:
     assert "content-encoding" not in get(off, "/page.html", accept_encoding="gzip").fields
 
 
+def test_who_rules_out_the_file_as_it_is_gets_small_ones_encoded(root: Path) -> None:
+    (root / "tiny.css").write_text("a{}")
+    (root / "noise.css").write_bytes(os.urandom(5000))
+    (root / "large.css").write_bytes(os.urandom(20_000))
+    (root / "empty.css").touch()
+    handler = site(root, compression=Compression(), where={"directory_listing": True})
+    for accept in ("identity;q=0, gzip", "gzip, *;q=0"):
+        for path in ("/tiny.css", "/noise.css", "/plain/"):
+            plain = get(handler, path, accept_encoding="gzip")
+            assert plain.fields["vary"] == "Accept-Encoding" and "content-encoding" not in plain.fields
+            for _ in range(2):
+                got = get(handler, path, accept_encoding=accept)
+                assert (got.fields["content-encoding"], got.fields["vary"]) == ("gzip", "Accept-Encoding")
+                assert gzip.decompress(got.body) == plain.body == get(handler, path).body
+                assert get(handler, path, accept_encoding="gzip").fields == plain.fields
+        for path in ("/large.css", "/empty.css", "/plain/note.txt"):
+            assert "content-encoding" not in get(handler, path, accept_encoding=accept).fields
+    only_brotli = site(root, compression=Compression(algorithms=("brotli",)))
+    assert get(only_brotli, "/tiny.css", accept_encoding="identity;q=0, gzip").body == b"a{}"
+
+
 def test_no_transform_is_obeyed(root: Path) -> None:
     (root / "app.js.gz").write_bytes(b"packed beforehand")
     cache_control = "public, No-Transform"
