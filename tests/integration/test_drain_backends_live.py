@@ -280,7 +280,7 @@ def test_what_a_reload_takes_out_ends_what_it_has_in_its_time(
 def test_what_is_drained_ends_in_its_time_though_its_worker_is_replaced(
     acme: Launcher, pair: Pair, hold: Callable[[Server], tuple[Backend, list[Reply]]]
 ) -> None:
-    one, two = pair
+    one, _ = pair
     server = acme(configuration(one, connection_draining={"timeout": "2s"}))
     _, replies = hold(server)
     assert server.order("drain", {"url": one.url})["ok"]
