@@ -6,7 +6,7 @@ Law: knows functions and gevent's pool, not what they do. Called from a greenlet
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import gevent
 from gevent.threadpool import ThreadPool
@@ -21,8 +21,7 @@ def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     It must not touch anything of gevent's: its thread has no loop. While all threads are busy the call waits
     for one; a greenlet that is killed meanwhile leaves it running.
     """
-    result: T = gevent.get_hub().threadpool.apply(function, args, kwargs)
-    return result
+    return apply(gevent.get_hub().threadpool, function, *args, **kwargs)
 
 
 _patient: ThreadPool | None = None
@@ -35,5 +34,23 @@ def run_long(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     global _patient
     if _patient is None:
         _patient = ThreadPool(1)
-    result: T = _patient.apply(function, args, kwargs)
-    return result
+    return apply(_patient, function, *args, **kwargs)
+
+
+def apply(pool: ThreadPool, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The same in another pool than the worker's own."""
+    result, error = pool.apply(_outcome, (function, args, kwargs))
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # or the traceback would hold it, and it the traceback
+    return cast("T", result)
+
+
+def _outcome(function: Callable[..., T], args: Any, kwargs: Any) -> tuple[T | None, BaseException | None]:
+    """What a call came to: what a pool's thread raises, gevent prints, whoever may catch it later."""
+    try:
+        return function(*args, **kwargs), None
+    except BaseException as error:  # noqa: BLE001 - it is raised where the call was made
+        return None, error

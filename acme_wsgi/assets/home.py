@@ -1,7 +1,8 @@
 """The directory of what was built: objects by their content, the state, the manifest, and two locks.
 
 Law: knows files and who may write them, not what is in them. A file appears under its name with all of its
-content or not at all. Everything here can be thrown away: the next start builds it again. Imports no gevent.
+content or not at all. Everything here can be thrown away: the next start builds it again. That nothing can be
+written is an OSError of the call that would, and never more than that. Imports no gevent.
 
     RUNTIME_DIR/assets/
         manifest.json                URL -> versioned URL, for people and their tools
@@ -13,6 +14,7 @@ content or not at all. Everything here can be thrown away: the next start builds
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -35,6 +37,7 @@ FORGOTTEN = 3600.0
 """Seconds after which the state of a configuration that nobody serves any more is removed."""
 
 _MODE = 0o750
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(slots=True)
@@ -48,10 +51,6 @@ class Home:
     path: str
     shown: str
     _locks: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self._join("objects"), _MODE)  # noqa: PTH102 - a mode, no parents
 
     def _join(self, name: str) -> str:
         return os.path.join(self.path, name)  # noqa: PTH118 - Path would cost more than the call
@@ -75,13 +74,16 @@ class Home:
         return Path(self.object_path(name)).read_bytes()
 
     def put(self, content: bytes, extension: str) -> str:
-        """Keep some content; returns the name of its object."""
+        """Keep some content; returns the name of its object. Raises OSError where it can't be kept."""
         digest = hashlib.sha256(content).hexdigest()
         name = f"{digest[:40]}-{len(content):x}{extension}"
         if self.has(name):
-            os.utime(self.object_path(name))
+            with contextlib.suppress(OSError):  # where that can't be done, nothing is swept either
+                os.utime(self.object_path(name))
         else:
-            self._write(self.object_path(name), content)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._join("objects"), _MODE)  # noqa: PTH102 - a mode, no parents
+            self._write((self.object_path(name), content))
         return name
 
     def sweep(self, needed: set[str], now: float) -> int:
@@ -90,6 +92,8 @@ class Home:
         :param needed: these are needed now
         """
         removed = 0
+        if not Path(self._join("objects")).is_dir():
+            return removed
         with os.scandir(self._join("objects")) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
@@ -109,13 +113,9 @@ class Home:
         except FileNotFoundError:
             return b""
 
-    def put_state(self, configuration: str, text: bytes) -> None:
-        """Replace a state file."""
-        self._write(self._join(f"state-{configuration}.json"), text)
-
-    def put_manifest(self, text: bytes) -> None:
-        """Replace the manifest."""
-        self._write(self._join(MANIFEST), text)
+    def put_state(self, configuration: str, text: bytes, manifest: bytes) -> None:
+        """Replace a state file and the manifest that belongs to it: both or, with an OSError, neither."""
+        self._write((self._join(MANIFEST), manifest), (self._join(f"state-{configuration}.json"), text))
 
     def mark(self, configuration: str) -> tuple[int, int, int] | None:
         """What changes whenever a state file is replaced; None if there is none."""
@@ -145,16 +145,40 @@ class Home:
                 found.append(path.read_bytes())
         return found
 
-    def _write(self, path: str, content: bytes) -> None:
-        descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=self.path)
+    def _write(self, *files: tuple[str, bytes]) -> None:
+        """Have files appear, each a path and its content: none before the content of all is written."""
+        with contextlib.ExitStack() as leftovers:
+            written = []
+            for path, content in files:
+                descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=self.path)
+                leftovers.callback(Path(temporary).unlink, missing_ok=True)
+                with open(descriptor, "wb") as file:
+                    os.fchmod(descriptor, 0o640)
+                    file.write(content)
+                written.append((temporary, path))
+            for temporary, path in written:
+                os.replace(temporary, path)  # noqa: PTH105
+            leftovers.pop_all()
+
+    def insist_on_writing(self) -> None:
+        """See that this process may write here. A disk that is full is no reason to refuse it.
+
+        :raises ConfigError: it may not
+        """
         try:
-            with open(descriptor, "wb") as file:
-                os.fchmod(descriptor, 0o640)
-                file.write(content)
-            os.replace(temporary, path)  # noqa: PTH105
-        except BaseException:
-            os.unlink(temporary)  # noqa: PTH108
-            raise
+            descriptor, temporary = tempfile.mkstemp(prefix=".new-", dir=self.path)
+        except OSError as error:
+            if error.errno in _FULL:
+                return
+            reason = f"uid {os.geteuid()} can't write to {self.shown!r}: {error.strerror}"
+            raise _refusal(reason) from error
+        os.close(descriptor)
+        os.unlink(temporary)  # noqa: PTH108
+
+    def has_room(self, size: int) -> bool:
+        """Whether a file of so many bytes may fit on the disk, as far as the disk knows."""
+        found = os.statvfs(self.path)
+        return found.f_bavail >= -(-size // found.f_frsize) and (found.f_favail > 0 or not found.f_files)
 
     def clear_temporary(self, now: float) -> None:
         """Remove what writers that died have left."""
@@ -169,8 +193,16 @@ class Home:
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:
-        """One process builds, the others wait."""
-        descriptor = self._lock_file("build.lock")
+        """One process builds, the others wait.
+
+        Where not even the lock's file can be made, nothing that is built could be kept, and nobody waits.
+        """
+        descriptor = None
+        with contextlib.suppress(OSError):
+            descriptor = self._lock_file("build.lock")
+        if descriptor is None:
+            yield
+            return
         fcntl.lockf(descriptor, fcntl.LOCK_EX)
         try:
             yield
@@ -178,9 +210,10 @@ class Home:
             fcntl.lockf(descriptor, fcntl.LOCK_UN)
 
     def become_keeper(self, configuration: str) -> bool:
-        """Whether this process is the one that looks for changes, until it dies."""
+        """Whether this process is the one that looks for changes, until it dies; OSError if nobody can be."""
+        descriptor = self._lock_file(f"keeper-{configuration}.lock")
         try:
-            fcntl.lockf(self._lock_file(f"keeper-{configuration}.lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             return False
         return True
@@ -192,7 +225,11 @@ class Home:
     def _lock_file(self, name: str) -> int:
         if name not in self._locks:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._locks[name] = os.open(self._join(name), flags, 0o640)
+            try:
+                self._locks[name] = os.open(self._join(name), flags, 0o640)
+            except OSError as error:
+                error.filename = f"{self.shown}/{name}"  # the path of ours may say nothing to people
+                raise
         return self._locks[name]
 
 

@@ -10,6 +10,7 @@ service.py. Imports gevent when it is started, never before.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -67,6 +68,9 @@ class Keeper:
         self._swept = 0.0
         self._wish = False  # set by any thread: look now
         self._told: dict[str, str] = {}
+        self._failed = ""  # why nothing could be done the last time
+        self._refused = ""  # why not all could be compressed the last time
+        self._compress_again = math.inf  # when that is to be tried again
         self._thread: Any = None
         self._background: Any = None
         self._compressing: Any = None
@@ -91,8 +95,11 @@ class Keeper:
         while True:
             try:
                 self.step()
+                self._failed = ""
             except (OSError, ValueError, MemoryError) as error:
-                log.error("assets are served as they were last built: %s", error)
+                if str(error) != self._failed:
+                    self._failed = str(error)
+                    log.error("assets are served as they were last built: %s", error)
                 gevent.sleep(_AGAIN)
             gevent.sleep(_TICK)
 
@@ -110,8 +117,7 @@ class Keeper:
 
     def _call(self, function: Callable[[], T]) -> T:
         """In the thread, while the loop goes on."""
-        result: T = self._thread.apply(function) if self._thread is not None else function()
-        return result
+        return _in(self._thread, function)
 
     # -- the keeper ----------------------------------------------------------------------------------------
 
@@ -130,9 +136,12 @@ class Keeper:
         if now - self._swept >= _SWEEP:
             self._swept = now
             self._call(self._sweep)
+        if self.assets.unshared:
+            return  # nobody could be told what is compressed
+        again = self._looked_at != self.assets.generation or now >= self._compress_again
         if self._background is None:
             self.compress_all()
-        elif self._compressing is None and self._looked_at != self.assets.generation:
+        elif self._compressing is None and again:
             import gevent
 
             self._looked_at = self.assets.generation
@@ -142,13 +151,15 @@ class Keeper:
         """Build if sources have changed or pages have had to wait; returns what was built."""
         assets = self.assets
         found = tree.look(assets.plan.sites)
-        if not assets.state.pending and not build.changed(assets.state, found):
+        due = assets.state.pending or assets.has_room_again()
+        if not due and not build.changed(assets.state, found):
             return None
         usual = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH)
         try:
             with assets.home.building():
-                return assets.rebuild(assets.load_state(), found, said.append, PAGES)
+                previous = assets.state if assets.unshared else assets.load_state()
+                return assets.rebuild(previous, found, said.append, PAGES)
         finally:
             sys.setswitchinterval(usual)
 
@@ -197,24 +208,35 @@ class Keeper:
         )
 
     def _compress_in_background(self) -> None:
+        self._compress_again = math.inf
+        began = time.monotonic()
         try:
             self.compress_all()
-        except (OSError, ValueError, MemoryError) as error:
+        except OSError as error:
+            self._refuse("the list of what is compressed", error, began)
+        except (ValueError, MemoryError) as error:
             log.error("assets can't be compressed: %s", error)
         finally:
             self._compressing = None
 
     def compress_all(self) -> None:
-        """Compress what isn't, and publish it in portions."""
+        """Compress what isn't, and publish it in portions. Where a form can't be kept, the rest waits."""
         tasks = self._call(self._tasks)
         if not tasks:
             return
-        log.info("compressing %d assets in the background", len({task.entry.key for task in tasks}))
+        if not self._refused:
+            log.info("compressing %d assets in the background", len({task.entry.key for task in tasks}))
         began = spoke = time.monotonic()
         done: dict[tuple[Key, str], dict[str, str]] = {}
         before = after = 0
+        refused = False
         for number, task in enumerate(tasks, 1):
-            name = self._apart(lambda task=task: self._compress(task))  # type: ignore[misc]
+            try:
+                name = self._apart(lambda task=task: self._compress(task))  # type: ignore[misc]
+            except OSError as error:
+                self._refuse(f"{task.entry.url} in its smallest form", error, began)
+                refused = True
+                break
             if name is None:
                 continue  # it has changed meanwhile, and comes again
             done.setdefault((task.entry.key, task.entry.tag), {})[task.coding] = name
@@ -224,14 +246,24 @@ class Keeper:
                 spoke = time.monotonic()
                 self._call(lambda: self._publish(done))
                 log.info("compressed assets: %d of %d", number, len(tasks))
-        self._call(lambda: self._publish(done))
-        took = time.monotonic() - began
-        log.info("compressed assets: all %d, %d bytes to %d, in %.1f s", len(tasks), before, after, took)
+        if done:
+            self._call(lambda: self._publish(done))
+        if not refused:
+            self._refused = ""
+            took = time.monotonic() - began
+            log.info("compressed assets: all %d, %d bytes to %d, in %.1f s", len(tasks), before, after, took)
+
+    def _refuse(self, what: str, error: OSError, began: float) -> None:
+        """Have it tried again, and say so, but not each time."""
+        now = time.monotonic()
+        self._compress_again = now + max(_AGAIN, SHARE * (now - began))
+        if what != self._refused:
+            self._refused = what
+            log.warning("assets are compressed anew for clients: %s can't be kept: %s", what, error.strerror)
 
     def _apart(self, function: Callable[[], T]) -> T:
         """In the thread for what has time."""
-        result: T = self._background.apply(function) if self._background is not None else function()
-        return result
+        return _in(self._background, function)
 
     def _compress(self, task: Task) -> str | None:
         """One asset, in one way; the object's name, "" if it isn't smaller, None if the asset is gone."""
@@ -274,6 +306,15 @@ class Keeper:
             ]
             assets.publish(state)
         assets.reload()
+
+
+def _in(pool: Any, function: Callable[[], T]) -> T:
+    """In a pool's thread; in this one where there is no loop, and no pool."""
+    if pool is None:
+        return function()
+    from acme_wsgi import iothreads
+
+    return iothreads.apply(pool, function)
 
 
 _TYPES = {

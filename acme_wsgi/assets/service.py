@@ -65,6 +65,7 @@ class Assets:
 
     :ivar generation: grows with each change
     :ivar hurry: called, from any thread, when a source was seen to have changed
+    :ivar unshared: bytes of the state that nobody else knows because it could not be written, 0 if it was
     """
 
     def __init__(self, plan: Plan, home: Home) -> None:
@@ -72,6 +73,7 @@ class Assets:
         self.generation = 0
         self.state = State()
         self.hurry: Callable[[], None] | None = None
+        self.unshared = 0
         self._table = Table()
         self._mark: tuple[int, int, int] | None = None
         self._callbacks: list[Callable[[], None]] = []
@@ -100,7 +102,11 @@ class Assets:
             return None
         if self.reload():
             return self.find(mount, url)
-        return None if _exists_beside(known[0], url) else Asset(None, gone=True)
+        if _exists_beside(known[0], url):
+            return None
+        if self.unshared:  # another worker may have built what it names so
+            return self._plain(*known, mount) or _as_it_lies(known[0])
+        return Asset(None, gone=True)
 
     def _plain(self, entry: Entry, asset: Asset, mount: Mount) -> Asset | None:
         if _is_current(entry) and (entry.bundled or self._is_same_root(mount)):
@@ -113,7 +119,7 @@ class Assets:
         if entry.made or _is_current(entry):
             return asset
         self._wake_keeper()
-        return Asset(entry.sources[0], source=entry.sources)
+        return _as_it_lies(entry)
 
     def _is_same_root(self, mount: Mount) -> bool:
         """Whether the root is the directory it was: a deployment may have switched the symlink that it is."""
@@ -161,9 +167,14 @@ class Assets:
     # -- keeping up ----------------------------------------------------------------------------------------
 
     def boot(self) -> None:
-        """Build, or wait for who builds, and take over what there is; before the worker is ready."""
+        """Build, or wait for who builds, and take over what there is; before the worker is ready.
+
+        :raises ConfigError: nothing has been built, and nothing may be written
+        """
         with self.home.building():
             previous = self.load_state()
+            if previous is None:
+                self.home.insist_on_writing()
             found = tree.look(self.plan.sites)
             if previous is None or build.changed(previous, found) or not self._is_whole(previous):
                 self.rebuild(previous, found, log.info, BOOT)
@@ -182,7 +193,13 @@ class Assets:
         """Build and publish; called with the lock for building. `seconds`: how long pages may take."""
         began = time.monotonic()
         state = build.build(self.plan, self.home, previous, found, say, seconds)
-        self.publish(state)
+        try:
+            self.publish(state)
+        except OSError as error:
+            state.complaints[self.home.shown] = f"what was built can't be kept: {error.strerror}"
+            if previous is not None and not self.unshared and self._is_whole(previous):
+                return state  # all workers go on with what they share
+            self._keep_to_itself(state)
         if previous is not None and previous.entries == state.entries:
             return state  # files that were read again, and are the same
         later = f"; {state.pending} pages come later" if state.pending else ""
@@ -195,9 +212,21 @@ class Assets:
         return state
 
     def publish(self, state: State) -> None:
-        """Let every worker have it."""
-        self.home.put_manifest(build.manifest(state.entries))
-        self.home.put_state(self.plan.configuration, records.dump(state))
+        """Let every worker have it; OSError if it can't be written."""
+        self.home.put_state(self.plan.configuration, records.dump(state), build.manifest(state.entries))
+
+    def _keep_to_itself(self, state: State) -> None:
+        """Serve from a state that could not be written, until there is one that could."""
+        changed = state.entries != self.state.entries
+        self.state, self._mark = state, self.home.mark(self.plan.configuration)
+        self.unshared = len(records.dump(state))
+        if changed:
+            self._table = Table.of(state, self.home)
+            self.generation += 1
+
+    def has_room_again(self) -> bool:
+        """Whether what could not be written may fit by now."""
+        return bool(self.unshared) and self.home.has_room(self.unshared)
 
     def reload(self) -> bool:
         """Take over what another process has built; whether there was anything new."""
@@ -207,6 +236,7 @@ class Assets:
         state = self.load_state()
         if state is None:
             return False
+        self.unshared = 0
         if self._mark is not None and state.entries == self.state.entries:
             self.state, self._mark = state, mark
             return False
@@ -252,6 +282,11 @@ def _is_current(entry: Entry) -> bool:
     except OSError:
         return False
     return True
+
+
+def _as_it_lies(entry: Entry) -> Asset:
+    """A file of which the pipeline knows no more than where it is."""
+    return Asset(entry.sources[0], source=entry.sources)
 
 
 def _exists_beside(entry: Entry, url: str) -> bool:

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import resource
 import signal
 import tempfile
 from pathlib import Path
@@ -211,6 +212,44 @@ def test_ranges_and_heads_of_what_was_made(server: Server) -> None:
     head = server.get("/static/all.css", method="HEAD")
     assert (head.status, head.header("Content-Length"), head.body) == (200, str(len(whole.body)), b"")
     assert head.header("ETag") == whole.header("ETag")
+
+
+# No file above a limit can be written: for who writes, that is a full disk, and it needs no disk of its own.
+# The log has to stay below the limit, the state has to be above.
+LIMIT = 16_384
+MANY = {f"site/static/many/{number}.txt": f"{number}" for number in range(100)}
+
+
+def limit_files(server: Server, size: int) -> None:
+    for pid in (server.pid, *server.worker_pids()):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_workers_are_replaced_on_a_full_disk(acme: Launcher) -> None:
+    server = acme(CONFIG, files={**SITE, **MANY}, workers=2)
+    server.errors_expected = True
+    bundle = server.get("/static/all.css").body
+    limit_files(server, LIMIT)
+    write(server, "static/css/b.css", "p { color : green }\n")
+    for pid in server.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda pid=pid: is_replaced(server, pid), "a new worker")
+    assert server.get("/static/css/b.css").text == "p { color : green }\n"
+    assert server.get("/static/all.css").body == bundle
+    server.wait_for_log(rf"warning .*asset {server.cwd}/run/assets: what was built can't be kept: ")
+    assert "Traceback" not in server.stderr
+    limit_files(server, resource.RLIM_INFINITY)
+    wait_until(lambda: server.get("/static/css/b.css").text == "p{color:green}", "the new file, minified")
+
+
+def test_a_server_starts_on_a_full_disk(acme: Launcher) -> None:
+    full = ("prlimit", f"--fsize={LIMIT}:")
+    server = acme(CONFIG, files={**SITE, **MANY}, workers=2, wrap=full)
+    assert server.get(url_of(server, "/static/css/b.css")).text == "p>a{color:blue}"
+    server.wait_for_log("what was built can't be kept: ")
+    limit_files(server, resource.RLIM_INFINITY)
+    manifest = server.cwd / "run/assets/manifest.json"
+    wait_until(manifest.exists, "the list of versions")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 from pathlib import Path
 from typing import Any
 
-from acme_wsgi.assets import plan
+import pytest
+
+from acme_wsgi.assets import home, plan
 from acme_wsgi.assets.home import Home
 from acme_wsgi.assets.keeper import Keeper
 from acme_wsgi.assets.service import Assets, Mounted
@@ -78,3 +82,39 @@ def look(keeper: Keeper) -> None:
     keeper.assets.hurry = None
     keeper._hurry()
     keeper.step()
+
+
+class Disk:
+    """What the assets' directory lies on. It has room for all until a test says otherwise.
+
+    :ivar largest: bytes of the largest file that can be written
+    :ivar error: the errno of whoever makes a new file, 0 for none
+    """
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directory = str(directory)
+        self.largest, self.error = 1 << 30, 0
+        self._open = os.open
+        monkeypatch.setattr(os, "open", self._make)
+        monkeypatch.setattr(home, "open", self._write, raising=False)
+        monkeypatch.setattr(Home, "has_room", lambda _, size: size <= self.largest and not self.error)
+
+    def _make(self, path: Any, flags: int, *args: Any, **named: Any) -> int:
+        made = flags & os.O_CREAT and str(path).startswith(self.directory) and not os.path.lexists(path)
+        if self.error and made:
+            raise OSError(self.error, os.strerror(self.error), path)
+        return self._open(path, flags, *args, **named)
+
+    def _write(self, descriptor: int, mode: str) -> io.FileIO:
+        return _Limited(descriptor, mode, self)
+
+
+class _Limited(io.FileIO):
+    def __init__(self, descriptor: int, mode: str, disk: Disk) -> None:
+        super().__init__(descriptor, mode)
+        self._disk = disk
+
+    def write(self, content: Any) -> int:
+        if len(content) > self._disk.largest:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(content)
