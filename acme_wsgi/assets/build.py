@@ -4,7 +4,8 @@
 
 Law: reads sources through tree.py and keeps results in home.py; serves nothing, knows no worker and no loop.
 What was made once of the same content in the same way is not made again. A file that can't be worked on is
-served as it is, and the state says why.
+served as it is, and the state says why. That a file can't be read or written now says nothing of what it
+would be: it is tried again with the next build.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ copies may bring a time of their own."""
 PROGRESS = 5.0
 """Seconds between two words on how far a build is."""
 
+AS_IT_IS = "it is served as it is"
+
 _KINDS = {".css": "css", ".js": "js", ".mjs": "js", ".html": "html", ".htm": "html"}
 
 Say = Callable[[str], None]
@@ -42,7 +45,7 @@ class Node:
 
     :ivar digest: of what it is made from
     :ivar text: gives that, as latin-1 text
-    :ivar bundled: there is no such file
+    :ivar bundle: of a bundle, the object that it is without references to versions; "" for a file
     :ivar fixed: its content must not change
     :ivar found: the references in it, and what else there is to know (see `_references`)
     :ivar renamed: reference as written -> as it shall be
@@ -56,7 +59,7 @@ class Node:
     digest: str
     size: int
     text: Callable[[], str]
-    bundled: bool = False
+    bundle: str = ""
     fixed: bool = False
     found: dict[str, Any] = field(default_factory=dict)
     made: str = ""
@@ -66,6 +69,11 @@ class Node:
     @property
     def key(self) -> Key:
         return self.hosts, self.url
+
+    @property
+    def bundled(self) -> bool:
+        """Whether there is no such file."""
+        return bool(self.bundle)
 
     @property
     def tag(self) -> str:
@@ -105,7 +113,8 @@ class _Build:
         self.now_ns = time.time_ns()
         self.spoke = time.monotonic()
         self.making = 0
-        self.coded = {(entry.key, entry.tag): entry.coded for entry in previous.entries}
+        self.refused = math.inf  # bytes of the smallest object that could not be kept
+        self.former = {entry.key: entry for entry in previous.entries}
 
     def run(self) -> State:
         if self.found.left_out:
@@ -161,7 +170,8 @@ class _Build:
         if stamp[0] > tree.LARGEST:
             return ""
         known = self.previous.known.get(path)
-        if known is not None and known[0] == stamp and source.mount.root in self.unchanged_roots:
+        same = known is not None and known[0] == stamp and source.mount.root in self.unchanged_roots
+        if known is not None and same and known[1]:
             self.state.known[path] = known
             return known[1]
         try:
@@ -205,14 +215,20 @@ class _Build:
             if member not in of_kind:
                 what = f"it is no {each.kind} file: {each.target} does without it"
                 self._complain(member.sources[0].path, what)
-        if (mount.hosts, each.target) in self.found.sources:
-            self._complain(each.target, "the bundle is served instead of the file of this name")
         content = [[member.url, member.digest] for member in of_kind]
         recipe = [each.target, content, self._minifies(each.kind[1:])]
         sources = [source for member in of_kind for source in member.sources]
-        name = self._cached(recipe, lambda: self._joined(each, of_kind), each.kind, sources)
+        paths = [each.target, *(source.path for source in sources)]
+        name = self._cached(
+            recipe, lambda: self._joined(each, of_kind), each.kind, paths, "it can't be built"
+        )
         if not name:
-            return
+            former = self.former.get((mount.hosts, each.target))
+            if former is None or not former.bundled or not self.home.has(former.made):
+                return
+            name = former.made  # the page that needs it is better off with the one that it had
+        if (mount.hosts, each.target) in self.found.sources:
+            self._complain(each.target, "the bundle is served instead of the file of this name")
         node = Node(
             mount.hosts,
             each.target,
@@ -222,7 +238,7 @@ class _Build:
             hashlib.sha256(name.encode()).hexdigest(),
             0,
             lambda: self.home.read(name).decode("latin-1"),
-            bundled=True,
+            bundle=name,
         )
         self.nodes[node.key] = node
 
@@ -264,13 +280,17 @@ class _Build:
             return True
 
     def _references(self, node: Node) -> dict[str, Any]:
+        """All that is found in a style sheet or page; nothing where it can't be read this time."""
         try:
             text = node.text()
             if node.kind == "css":
                 found = css.references(text)
                 return {"references": [each.text for each in found if each.clear]}
             page = pages.references(text)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            self._refuse(node.sources[0].path, AS_IT_IS, error)
+            return {}
+        except ValueError as error:
             return {"broken": _reason(error)}
         self._progress(f"read {node.url}")
         return {
@@ -337,18 +357,28 @@ class _Build:
 
     def _make_pages(self, nodes: list[Node]) -> None:
         until = time.monotonic() + self.seconds
+        left = 0
         for node in sorted(nodes, key=lambda node: node.size):  # a huge one doesn't keep many waiting
             self._carry(_small_recipe(node))
             if not node.found:
                 if time.monotonic() >= until:
                     self.state.pending += 1
                     continue
-                node.found = self.state.references[node.digest] = self._references(node)
+                node.found = self._references(node)
+                if not node.found:
+                    continue
+                self.state.references[node.digest] = node.found
             renames = self._renames(node)
-            if time.monotonic() >= until and not self._is_known(node, renames):
-                self.state.pending += 1
-                continue
+            if not self._is_known(node, renames):
+                if node.size >= self.refused:
+                    left += 1  # to find out for each of them that it has no room would take long, too
+                    continue
+                if time.monotonic() >= until:
+                    self.state.pending += 1
+                    continue
             self._make(node, renames)
+        if left:
+            self.state.failures[""] = f"pages that can't be kept are served as they are: {left}"
 
     def _name(self, node: Node, digest: str) -> None:
         """Give it a versioned URL, if it can have one that is answered by its own route."""
@@ -369,10 +399,17 @@ class _Build:
             return
         extension = "." + node.url.rpartition(".")[2]
         page = self._small_page(node) if node.kind == "html" and self._minifies("html") else ""
+        if page is None:
+            return
+        paths = [source.path for source in node.sources]
+        otherwise = AS_IT_IS
+        if node.bundled:
+            paths, otherwise = [node.url, *paths], "it refers to URLs without versions"
         recipe = self._recipe(node, renames)
-        node.made = self._cached(
-            recipe, lambda: self._transformed(node, renames, page), extension, node.sources
+        made = self._cached(
+            recipe, lambda: self._transformed(node, renames, page), extension, paths, otherwise
         )
+        node.made = made or node.bundle
         if node.made:
             node.content = hashlib.sha256(node.made.encode()).hexdigest()
 
@@ -386,8 +423,8 @@ class _Build:
         """Whether it was made before."""
         return _key(self._recipe(node, renames)) in self.previous.made
 
-    def _small_page(self, node: Node) -> str:
-        """The object of a page that is minified and not yet rewritten, "" if it can't be.
+    def _small_page(self, node: Node) -> str | None:
+        """The object of a page that is minified and not yet rewritten, "" if it can't be; see `_cached`.
 
         A changed style sheet gives all pages that use it a new name for it, and nothing else.
         """
@@ -397,7 +434,7 @@ class _Build:
             made = self._small(node, text)
             return made if made != text else None
 
-        return self._cached(_small_recipe(node), small, ".html", node.sources)
+        return self._cached(_small_recipe(node), small, ".html", [node.sources[0].path], AS_IT_IS)
 
     def _carry(self, recipe: list[Any]) -> None:
         """Remember what was made, even if nobody asks for it this time."""
@@ -439,29 +476,52 @@ class _Build:
         return {"css": settings.css, "js": settings.js, "html": settings.html}.get(kind, False)
 
     def _cached(
-        self, recipe: list[Any], make: Callable[[], str | None], extension: str, sources: Sequence[Source]
-    ) -> str:
-        """The object that a recipe makes, "" where it makes nothing better than the file itself."""
+        self,
+        recipe: list[Any],
+        make: Callable[[], str | None],
+        extension: str,
+        paths: Sequence[str],
+        otherwise: str,
+    ) -> str | None:
+        """The object that a recipe makes, "" where it makes nothing better than the file itself.
+
+        :param paths: whom it is about; the first of them is named when it fails
+        :param otherwise: what becomes of that one then
+        :returns: None where files could not be read or written: that is no result, and not remembered
+        """
         key = _key(recipe)
         name = self.previous.made.get(key)
         if name is None or (name and not self.home.has(name)):
             self.making += 1
-            name = self._put(make, extension, sources)
+            name = self._put(make, extension, paths[0], otherwise)
             self._progress(f"{self.making} files made")
         else:
-            for path in (source.path for source in sources):
-                if path in self.previous.complaints:
-                    self._complain(path, self.previous.complaints[path])
-        self.state.made[key] = name
+            for path in paths:
+                what = self.previous.complaints.get(path, "")
+                if what.startswith((otherwise, AS_IT_IS, "in ")):  # what was said when it was made
+                    self._complain(path, what)
+        if name is not None:
+            self.state.made[key] = name
         return name
 
-    def _put(self, make: Callable[[], str | None], extension: str, sources: Sequence[Source]) -> str:
+    def _put(self, make: Callable[[], str | None], extension: str, path: str, otherwise: str) -> str | None:
         try:
             text = make()
-            return "" if text is None else self.home.put(text.encode("latin-1"), extension)
-        except (OSError, ValueError) as error:
-            self._complain(sources[0].path, f"it is served as it is: {_reason(error)}")
+            if text is None:
+                return ""
+            content = text.encode("latin-1")
+        except OSError as error:
+            self._refuse(path, otherwise, error)
+            return None
+        except ValueError as error:
+            self._complain(path, f"{otherwise}: {_reason(error)}")
             return ""
+        try:
+            return self.home.put(content, extension)
+        except OSError as error:
+            self._refuse(path, otherwise, error, len(content))
+            self.refused = min(self.refused, len(content))
+            return None
 
     # -- the result ----------------------------------------------------------------------------------------
 
@@ -471,6 +531,8 @@ class _Build:
 
     def _entry(self, node: Node) -> Entry:
         size = length(node.made) if node.made else node.size
+        former = self.former.get(node.key)
+        coded = former.coded if former is not None and former.tag == node.tag[:32] else {}
         return Entry(
             hosts=node.hosts,
             url=node.url,
@@ -481,15 +543,16 @@ class _Build:
             made=node.made,
             bundled=node.bundled,
             versioned=node.versioned,
-            coded={
-                coding: name
-                for coding, name in self.coded.get((node.key, node.tag[:32]), {}).items()
-                if not name or self.home.has(name)
-            },
+            coded={coding: name for coding, name in coded.items() if not name or self.home.has(name)},
         )
 
     def _complain(self, path: str, what: str) -> None:
         self.state.complaints.setdefault(path, what)
+
+    def _refuse(self, path: str, otherwise: str, error: OSError, room: int = 1) -> None:
+        """Note what the file system refused. `room`: bytes that have to be free before it is tried again."""
+        self.state.failures.setdefault(path, f"{otherwise}: {_reason(error)}")
+        self.state.room = min(self.state.room or room, room)
 
     def _progress(self, what: str) -> None:
         now = time.monotonic()

@@ -178,6 +178,8 @@ class Home:
     def has_room(self, size: int) -> bool:
         """Whether a file of so many bytes may fit on the disk, as far as the disk knows."""
         found = os.statvfs(self.path)
+        if not found.f_blocks:
+            return True  # it says nothing of itself
         return found.f_bavail >= -(-size // found.f_frsize) and (found.f_favail > 0 or not found.f_files)
 
     def clear_temporary(self, now: float) -> None:

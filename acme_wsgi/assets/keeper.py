@@ -67,7 +67,7 @@ class Keeper:
         self._due = 0.0
         self._swept = 0.0
         self._wish = False  # set by any thread: look now
-        self._told: dict[str, str] = {}
+        self._told: set[tuple[str, str]] = set()
         self._failed = ""  # why nothing could be done the last time
         self._refused = ""  # why not all could be compressed the last time
         self._compress_again = math.inf  # when that is to be tried again
@@ -127,7 +127,8 @@ class Keeper:
             self._wish = False
             said: list[str] = []
             state = self._call(lambda: self._look(said))
-            share = 1 if state is not None and state.pending else SHARE
+            goes_on = state is not None and state.pending and not state.failures
+            share = 1 if goes_on else SHARE
             self._due = time.monotonic() + max(_TICK, share * (time.monotonic() - now))
             for line in said:
                 log.info("%s", line)
@@ -151,7 +152,7 @@ class Keeper:
         """Build if sources have changed or pages have had to wait; returns what was built."""
         assets = self.assets
         found = tree.look(assets.plan.sites)
-        due = assets.state.pending or assets.has_room_again()
+        due = assets.state.pending > 0 or assets.has_room_again()
         if not due and not build.changed(assets.state, found):
             return None
         usual = sys.getswitchinterval()
@@ -164,11 +165,12 @@ class Keeper:
             sys.setswitchinterval(usual)
 
     def _complain(self, state: State) -> None:
-        """Say what is wrong with sources, once each."""
-        for path, what in state.complaints.items():
-            if self._told.get(path) != what:
+        """Say what is wrong with sources, and what could not be read or written, once each."""
+        wrong = [*state.complaints.items(), *state.failures.items()]
+        for path, what in wrong:
+            if (path, what) not in self._told:
                 log.warning("asset %s: %s", path, what) if path else log.warning("assets: %s", what)
-        self._told = dict(state.complaints)
+        self._told = set(wrong)
 
     def _sweep(self) -> None:
         assets, now = self.assets, time.time()

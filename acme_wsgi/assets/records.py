@@ -85,6 +85,8 @@ class State:
     :ivar references: digest of a style sheet or page -> what build.py found in it
     :ivar made: recipe -> name of the object that came of it, "" where the file is served as it is
     :ivar complaints: what is wrong with a source, by path
+    :ivar failures: what the file system refused, by path or URL; none of it is a result, all is tried again
+    :ivar room: bytes that the smallest of what was refused takes, 0 if nothing was
     :ivar pending: so many pages are served as they are until there is time for them
     """
 
@@ -94,6 +96,8 @@ class State:
     references: dict[str, dict[str, Any]] = field(default_factory=dict)
     made: dict[str, str] = field(default_factory=dict)
     complaints: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    room: int = 0
     pending: int = 0
 
     def objects(self) -> set[str]:
@@ -122,6 +126,8 @@ def load(text: bytes) -> State | None:
             references=found["references"],
             made=found["made"],
             complaints=found["complaints"],
+            failures=found["failures"],
+            room=int(found["room"]),
             pending=int(found["pending"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -176,13 +176,17 @@ class Assets:
             if previous is None:
                 self.home.insist_on_writing()
             found = tree.look(self.plan.sites)
-            if previous is None or build.changed(previous, found) or not self._is_whole(previous):
+            if previous is None or self._is_to_be_built(previous, found):
                 self.rebuild(previous, found, log.info, BOOT)
         self.reload()
 
     def load_state(self) -> State | None:
         """What the file says now."""
         return records.load(self.home.state(self.plan.configuration))
+
+    def _is_to_be_built(self, previous: State, found: tree.Tree) -> bool:
+        again = bool(previous.room) and self.home.has_room(previous.room)
+        return again or build.changed(previous, found) or not self._is_whole(previous)
 
     def _is_whole(self, state: State) -> bool:
         return all(self.home.has(entry.made) for entry in state.entries if entry.made)
@@ -194,9 +198,10 @@ class Assets:
         began = time.monotonic()
         state = build.build(self.plan, self.home, previous, found, say, seconds)
         try:
-            self.publish(state)
+            if self.unshared or state != previous:
+                self.publish(state)
         except OSError as error:
-            state.complaints[self.home.shown] = f"what was built can't be kept: {error.strerror}"
+            state.failures[self.home.shown] = f"what was built can't be kept: {error.strerror}"
             if previous is not None and not self.unshared and self._is_whole(previous):
                 return state  # all workers go on with what they share
             self._keep_to_itself(state)
@@ -225,8 +230,9 @@ class Assets:
             self.generation += 1
 
     def has_room_again(self) -> bool:
-        """Whether what could not be written may fit by now."""
-        return bool(self.unshared) and self.home.has_room(self.unshared)
+        """Whether something that could not be written may fit by now."""
+        least = self.unshared or self.state.room
+        return bool(least) and self.home.has_room(least)
 
     def reload(self) -> bool:
         """Take over what another process has built; whether there was anything new."""

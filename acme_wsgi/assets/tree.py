@@ -6,6 +6,7 @@ asset. All of it may wait for a disk.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -129,7 +130,7 @@ def read(source: Source, most: int) -> tuple[bytes, Stamp]:
     """A file's content, of one version, and the stamp of that.
 
     :param most: bytes; a larger file raises ValueError
-    :raises OSError: it can't be read
+    :raises OSError: it can't be read, now
     """
     for _ in range(_TRIES):
         with closing(Beneath(source.mount.root).open(source.relative)) as file:
@@ -138,7 +139,7 @@ def read(source: Source, most: int) -> tuple[bytes, Stamp]:
             content = b"".join(_chunks(file.fileno(), file.size))
             if len(content) == file.size and file.unchanged():
                 return content, (file.size, file.mtime_ns)
-    raise ValueError("it changes while it is read")
+    raise OSError(errno.EAGAIN, "it changes while it is read")
 
 
 def digest(source: Source) -> tuple[str, Stamp]:
@@ -152,7 +153,7 @@ def digest(source: Source) -> tuple[str, Stamp]:
                 size += len(chunk)
             if size == file.size and file.unchanged():
                 return hashed.hexdigest(), (file.size, file.mtime_ns)
-    raise ValueError("it changes while it is read")
+    raise OSError(errno.EAGAIN, "it changes while it is read")
 
 
 def _chunks(descriptor: int, size: int) -> Iterator[bytes]:

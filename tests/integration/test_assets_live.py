@@ -252,6 +252,18 @@ def test_a_server_starts_on_a_full_disk(acme: Launcher) -> None:
     wait_until(manifest.exists, "the list of versions")
 
 
+def test_a_bundle_that_had_no_room_is_built_when_it_has(acme: Launcher) -> None:
+    full = ("prlimit", f"--fsize={LIMIT}:")
+    large = {"site/static/css/large.css": RULES * 20}
+    server = acme(CONFIG, files={**SITE, **large}, wrap=full)
+    assert server.get("/static/all.css").status == 404
+    server.wait_for_log(r"warning .*asset /static/all\.css: it can't be built: ")
+    assert server.get("/static/css/b.css").text == "p>a{color:blue}"
+    limit_files(server, resource.RLIM_INFINITY)
+    wait_until(lambda: server.get("/static/all.css").status == 200, "the bundle")
+    assert "p>a{color:blue}" in server.get("/static/all.css").text
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_workers_of_another_user_have_their_assets(acme: Launcher) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from pathlib import Path
 
 import pytest
 from assets_site import Disk, Site, content, look, mounted
 
+from acme_wsgi.assets import keeper as keeper_module
+from acme_wsgi.assets import service, tree
 from acme_wsgi.assets.home import Home
 from acme_wsgi.assets.keeper import Keeper
+from acme_wsgi.assets.records import Stamp
 from acme_wsgi.errors import ConfigError
 from tests.unit.files.in_loop import in_loop, until
 
@@ -133,8 +137,134 @@ def test_room_is_what_the_disk_says(tmp_path: Path) -> None:
     assert home.has_room(1) and not home.has_room(1 << 62)
 
 
+def test_a_bundle_that_had_no_room_is_built_when_it_has(site: Site, disk: Disk) -> None:
+    site.write("js/b.js", f"b = '{NOISE}'")
+    disk.largest = 10_000
+    first = site.assets()
+    assert mounted(first).find("/static/all.js") is None
+    assert content(first, "/static/a.css") != "a { b : url( x.png ) }"
+    assert first.state.failures == {
+        "/static/all.js": f"it can't be built: {FULL}",
+        str(site.root / "js/b.js"): f"it is served as it is: {FULL}",
+    }
+    assert first.state.complaints == {}
+    disk.largest = 1 << 30
+    assert "a=1" in content(site.assets(), "/static/all.js"), "a start tries again"
+    look(Keeper(first))
+    assert "a=1" in content(first, "/static/all.js")
+    assert first.state.failures == {} and first.state.room == 0
+
+
+def test_a_running_server_builds_what_had_no_room(site: Site, disk: Disk) -> None:
+    site.write("b.js", f"b  =  '{NOISE}'")
+    disk.largest = 10_000
+    keeper = Keeper(site.assets())
+    (state,) = site.cache.glob("state-*.json")
+    written = state.stat().st_ino
+    look(keeper)
+    assert state.stat().st_ino == written, "nothing has come of it, and nobody has to read it again"
+    disk.largest = 1 << 30
+    look(keeper)
+    assert content(keeper.assets, "/static/b.js") == f"b='{NOISE}'"
+
+
+def test_a_bundle_that_has_no_room_stays_as_it_was(site: Site, disk: Disk) -> None:
+    keeper = Keeper(site.assets())
+    before, url = content(keeper.assets, "/static/all.js"), keeper.assets.url("/static/all.js")
+    site.write("js/b.js", f"b = '{NOISE}'")
+    disk.largest = 10_000
+    look(keeper)
+    assert content(keeper.assets, "/static/all.js") == before == content(keeper.assets, url)
+    look(keeper)
+    assert content(keeper.assets, "/static/all.js") == before
+    disk.largest = 1 << 30
+    look(keeper)
+    assert NOISE in content(keeper.assets, "/static/all.js")
+
+
+def test_a_bundle_without_room_for_its_references_is_served_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, bundles=["/static/css/*.css -> /static/all.css"])
+    site.write("css/a.css", f"a{{b:url(../x.png);c:'{NOISE}'}}")
+    site.write("x.png", "x")
+    disk = Disk(site.cache, monkeypatch)
+    disk.largest = len(NOISE) + 25
+    assets = site.assets()
+    assert content(assets, "/static/all.css") == f"a{{b:url(x.png);c:'{NOISE}'}}\n"
+    assert assets.state.failures["/static/all.css"] == f"it refers to URLs without versions: {FULL}"
+
+
+def test_pages_without_room_are_left_and_come_later(site: Site, disk: Disk) -> None:
+    texts = {f"{number}.html": f"<p>\n\n{NOISE[:size]}" for number, size in enumerate((9, 9000, 9500, 9900))}
+    for name, text in texts.items():
+        site.write(name, text)
+    disk.largest = 8000
+    keeper = Keeper(site.assets())
+    served = {name: content(keeper.assets, f"/static/{name}") for name in texts}
+    assert {name for name in texts if served[name] == texts[name]} == {"1.html", "2.html", "3.html"}
+    assert keeper.assets.state.pending == 0
+    assert keeper.assets.state.failures == {
+        str(site.root / "1.html"): f"it is served as it is: {FULL}",
+        "": "pages that can't be kept are served as they are: 2",
+    }
+    disk.largest = 1 << 30
+    look(keeper)
+    assert all(content(keeper.assets, f"/static/{name}") != texts[name] for name in texts)
+
+
+@pytest.mark.parametrize("name", ["a.css", "i.html", "js/a.js"])
+def test_a_file_that_can_be_read_again_is_worked_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    site.write("i.html", "<p>\n\n<img src=x.png>")
+    read = tree.read
+
+    def fail(source: tree.Source, most: int) -> tuple[bytes, Stamp]:
+        if source.relative == name.encode():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(source, most)
+
+    monkeypatch.setattr(tree, "read", fail)
+    keeper = Keeper(site.assets())
+    path = site.root / name
+    assert content(keeper.assets, f"/static/{name}") == path.read_text()
+    assert keeper.assets.state.failures[str(path)] == "it is served as it is: Input/output error"
+    monkeypatch.setattr(tree, "read", read)
+    look(keeper)
+    assert content(keeper.assets, f"/static/{name}") != path.read_text()
+    assert not keeper.assets.state.failures
+
+
+def test_what_is_refused_is_said_once(site: Site, disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+    path = site.write("b.js", f"b  =  '{NOISE}'")
+    disk.largest = 10_000
+    keeper = Keeper(site.assets())
+    with caplog.at_level(logging.WARNING):
+        look(keeper)
+        look(keeper)
+    said = [record.getMessage() for record in caplog.records]
+    assert [what for what in said if str(path) in what] == [f"asset {path}: it is served as it is: {FULL}"]
+
+
 NOISE = os.urandom(20_000).hex()
 """Half of it is left of it, compressed: more than a state takes."""
+
+
+def test_pages_that_cannot_be_kept_are_no_reason_to_hurry(
+    site: Site, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        site.write(f"{number}.html", f"<p>\n\n{number}")
+    monkeypatch.setattr(service, "BOOT", 0.0)
+    monkeypatch.setattr(keeper_module, "PAGES", 0.0)
+    keeper = Keeper(site.assets())
+    assert keeper.assets.state.pending == 3
+    disk.largest = 0
+    site.write("a.css", "a{b:d}")
+    monkeypatch.setattr(keeper_module, "SHARE", 1e9)
+    look(keeper)
+    assert keeper._due > time.monotonic() + 1000
 
 
 def test_what_does_not_fit_compressed_comes_when_it_does(
@@ -172,7 +302,7 @@ def test_a_full_disk_costs_no_traceback(site: Site, disk: Disk, capfd: pytest.Ca
         until(lambda: keeper._refused)
         disk.largest = 0
         site.write("a.css", "a{b:d}")
-        until(lambda: str(site.cache) in keeper._told)
+        until(lambda: any(path == str(site.cache) for path, _ in keeper._told))
 
     keep()
     assert "Traceback" not in capfd.readouterr().err
