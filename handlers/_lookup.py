@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ class Found:
     :ivar coded: its compressed forms by token
     :ivar tag: names its content; "" if only a look into the file tells
     :ivar immutable: what this URL stands for never changes
-    :ivar modified_ns: of what it was made from; None: of the file itself
+    :ivar modified_ns: when its content became what it is; None: when the file was changed
     """
 
     name: bytes
@@ -161,7 +162,7 @@ class Lookup:
         """What the pipeline has for a URL: a file of its own, or the original."""
         if asset.gone or asset.path is None:
             raise _Gone
-        newest = self._sources(asset, depends)
+        self._note_sources(asset, depends)
         if asset.path in asset.source:
             original = self._relative(asset.path)
             found = self._plain(name if original is None else original, depends)
@@ -173,28 +174,24 @@ class Lookup:
                 tag=asset.tag,
                 immutable=asset.immutable,
                 media_type=asset.media_type,
+                modified_ns=asset.modified,
             )
         file, coded = _open_made(asset.path), self._packed(asset)
-        return Found(name, file, coded, asset.tag, asset.immutable, asset.media_type, newest)
+        return Found(name, file, coded, asset.tag, asset.immutable, asset.media_type, asset.modified)
 
     def _packed(self, asset: Asset) -> dict[str, OpenFile]:
         """The compressed forms that the pipeline has ready, as far as this route sends such files."""
         return {token: _open_made(path) for token, path in asset.coded.items() if token in self._siblings}
 
-    def _sources(self, asset: Asset, depends: Depends) -> int | None:
-        """Note what an asset was made from; when the newest of it was changed."""
-        newest = None
+    def _note_sources(self, asset: Asset, depends: Depends) -> None:
+        """What an asset was made from: when that changes, the path stands for something else."""
         for path in asset.source:
             relative = self._relative(path)
             if relative is None:
                 continue  # below another route's root: the pipeline tells when it has changed
             depends[relative] = None
-            try:
-                found = depends[relative] = self.beneath.stat(relative)
-            except FileNotFoundError:
-                continue
-            newest = max(newest or 0, found.st_mtime_ns)
-        return newest
+            with suppress(FileNotFoundError):
+                depends[relative] = self.beneath.stat(relative)
 
     def _relative(self, path: str) -> bytes | None:
         """An absolute path as one below the root; None if it lies elsewhere."""

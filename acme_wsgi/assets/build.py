@@ -29,6 +29,9 @@ SETTLED = 2.0
 """Seconds after which a file's mtime tells versions apart: clocks of file systems tick in milliseconds, and
 copies may bring a time of their own."""
 
+SECOND = 1_000_000_000
+"""In nanoseconds: dates in HTTP are whole seconds."""
+
 PROGRESS = 5.0
 """Seconds between two words on how far a build is."""
 
@@ -47,6 +50,7 @@ class Node:
     :ivar text: gives that, as latin-1 text
     :ivar bundle: of a bundle, the object that it is without references to versions; "" for a file
     :ivar fixed: its content must not change
+    :ivar newest: mtime, in nanoseconds, of the newest file that says what is served
     :ivar found: the references in it, and what else there is to know (see `_references`)
     :ivar renamed: reference as written -> as it shall be
     """
@@ -61,14 +65,23 @@ class Node:
     text: Callable[[], str]
     bundle: str = ""
     fixed: bool = False
+    newest: int = 0
     found: dict[str, Any] = field(default_factory=dict)
     made: str = ""
     content: str = ""
     versioned: str = ""
 
+    def __post_init__(self) -> None:
+        self.newest = self.written
+
     @property
     def key(self) -> Key:
         return self.hosts, self.url
+
+    @property
+    def written(self) -> int:
+        """The mtime, in nanoseconds, of the newest of its own files."""
+        return max((changed for _, changed in self.stamps), default=0)
 
     @property
     def bundled(self) -> bool:
@@ -315,12 +328,13 @@ class _Build:
         return None if mount is None else self.nodes.get((mount.hosts, url))
 
     def _renames(self, node: Node) -> dict[str, str]:
-        """Reference as written -> with the hash of what it means."""
+        """Reference as written -> with the hash of what it means, which thereby is part of the node."""
         renames = {}
         for reference in node.found.get("references", ()):
             target = self._target(node, reference)
             if target is not None and target.versioned:
                 renames[reference] = names.redirected(reference, target.versioned)
+                node.newest = max(node.newest, target.newest)
         return renames
 
     # -- making --------------------------------------------------------------------------------------------
@@ -352,8 +366,11 @@ class _Build:
             whole.update(json.dumps([node.url, node.digest, self._minifies("css"), renames]).encode())
         for node in group:
             self._name(node, hashlib.sha256(whole.digest() + node.url.encode()).hexdigest())
+        named = {node.key: self._renames(node) for node in group}
+        newest = max(node.newest for node in group)
         for node in group:
-            self._make(node, self._renames(node))
+            node.newest = newest
+            self._make(node, named[node.key])
 
     def _make_pages(self, nodes: list[Node]) -> None:
         until = time.monotonic() + self.seconds
@@ -540,11 +557,26 @@ class _Build:
             stamps=node.stamps,
             tag=node.tag[:32],
             size=size,
+            modified=self._modified(node),
             made=node.made,
             bundled=node.bundled,
             versioned=node.versioned,
             coded={coding: name for coding, name in coded.items() if not name or self.home.has(name)},
         )
+
+    def _modified(self, node: Node) -> int:
+        """When the content became what it is: as it was said before of the same content; never earlier than
+        it was said of another, since whoever asks by date would be told that nothing has changed.
+        """
+        newest = min(node.newest if node.made else node.written, self.now_ns)
+        former = self.former.get(node.key)
+        if former is None:
+            return newest
+        if former.tag == node.tag[:32]:
+            return former.modified
+        later = former.modified // SECOND * SECOND + SECOND
+        # Until now the file was served as it lies, with its own date. What was made of it is another content.
+        return newest if newest >= later and not node.made else max(self.now_ns, later)
 
     def _complain(self, path: str, what: str) -> None:
         self.state.complaints.setdefault(path, what)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-FORMAT = 3
+FORMAT = 4
 """Of the state file, and of what is made: what an earlier program left in another format is built anew."""
 
 Stamp = tuple[int, int]
@@ -36,6 +36,7 @@ class Asset:
     :ivar source: the original files
     :ivar media_type: where the URL's extension doesn't say it
     :ivar stamp: (size, mtime_ns) of the file that `tag` describes; None in the cache, where none ever changes
+    :ivar modified: when the content became what it is, in nanoseconds since the epoch; None: as the file says
     """
 
     path: str | None
@@ -46,6 +47,7 @@ class Asset:
     source: tuple[str, ...] = ()
     media_type: str | None = None
     stamp: tuple[int, int] | None = None
+    modified: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Entry:
     :ivar bundled: it has no file of its own name
     :ivar tag: names the content that is served
     :ivar size: of that content, in bytes
+    :ivar modified: when it became that, in nanoseconds since the epoch
     :ivar coded: content coding -> name of the object; "" where coding it gains nothing
     """
 
@@ -66,6 +69,7 @@ class Entry:
     stamps: tuple[Stamp, ...]
     tag: str
     size: int
+    modified: int
     made: str = ""
     bundled: bool = False
     versioned: str = ""

@@ -57,6 +57,7 @@ def _asset(entry: Entry, home: Home, *, immutable: bool) -> Asset:
         coded={coding: home.object_path(name) for coding, name in entry.coded.items() if name},
         source=entry.sources,
         stamp=None if entry.made else entry.stamps[0],
+        modified=entry.modified,
     )
 
 

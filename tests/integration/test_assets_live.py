@@ -101,6 +101,28 @@ def test_a_stale_version_is_gone_and_the_manifest_says_so(server: Server) -> Non
     assert manifest["/static/css/b.css"] == new
 
 
+def test_a_date_says_that_references_lead_elsewhere(acme: Launcher) -> None:
+    static = {**CONFIG["static"], "etag": {"enabled": False}}
+    server = acme({**CONFIG, "static": static}, files=SITE, workers=2)
+    urls = ("/", "/static/css/a.css", "/static/all.css")
+    seen = {url: [f"If-Modified-Since: {server.get(url).header('Last-Modified')}"] for url in urls}
+    assert {server.get(url, headers=seen[url]).status for url in urls} == {304}
+    old = url_of(server, "/static/img/x.png")
+    write(server, "static/img/x.png", "another\n")
+    past = (server.cwd / "site/static/css/a.css").stat().st_mtime - 3600
+    os.utime(server.cwd / "site/static/img/x.png", (past, past))
+    wait_until(lambda: server.get(old).status == 404, "another version")
+    for url in urls:
+        new = wait_until(
+            lambda url=url: (found := server.get(url, headers=seen[url])).status == 200 and found,
+            "another date",
+        )
+        assert old.rpartition("/")[2] not in new.text
+        again = [f"If-Modified-Since: {new.header('Last-Modified')}"]
+        for _ in range(10):
+            assert server.get(url, headers=again).status == 304, "all workers say the same"
+
+
 def test_a_broken_file_is_served_as_it_is_with_a_warning(server: Server) -> None:
     assert server.get("/static/js/broken.js").text == SITE["site/static/js/broken.js"]
     server.wait_for_log(r"warning .*broken\.js: it is served as it is: line 1: a string doesn't end")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from assets_site import Site, content, mounted
+from assets_site import OLD, Site, content, mounted
 
 from acme_wsgi.assets import minify, plan, records
 from acme_wsgi.assets.home import Home, length
@@ -322,3 +323,71 @@ def test_the_length_of_an_object_is_in_its_name(tmp_path: Path) -> None:
     home = Home(str(tmp_path), str(tmp_path))
     name = home.put(b"content", ".css")
     assert length(name) == 7 and home.has(name) and home.read(name) == b"content"
+
+
+# -- dates
+
+
+def date(assets: Assets, url: str) -> int:
+    """In whole seconds, as clients have it."""
+    found = mounted(assets).find(url)
+    assert found is not None and found.modified is not None
+    return found.modified // 1_000_000_000
+
+
+def test_a_date_is_that_of_the_newest_file_that_counts(make: Any) -> None:
+    site = make()
+    site.write("a.css", "@import 'c/b.css';")
+    site.write("c/b.css", "@import '../c/c.css';a{b:url(../x.png)}")
+    site.write("c/c.css", "@import 'b.css';")
+    site.write("i.html", "<link rel=stylesheet href=a.css>")
+    other = site.write("y.png", "y")
+    newest = site.write("x.png", "x")
+    assets = site.assets()
+    urls = [f"/static/{name}" for name in ("x.png", "a.css", "c/b.css", "c/c.css", "i.html")]
+    assert {date(assets, url) for url in urls} == {int(newest.stat().st_mtime)}
+    assert date(assets, assets.url(urls[1])) == date(assets, urls[1])
+    assert date(assets, "/static/y.png") == int(other.stat().st_mtime)
+
+
+def test_a_date_moves_with_the_content_and_only_with_that(make: Any) -> None:
+    site = make(bundles=["/static/js/*.js -> /static/all.js"])
+    site.write("a.css", "a{b:url(x.png)}")
+    site.write("i.html", "<img src=x.png>")
+    site.write("js/a.js", "a")
+    site.write("js/b.js", "b")
+    picture = site.write("x.png", "one")
+    site.write("same.css", "a{b:c}")
+    urls = ["/static/a.css", "/static/i.html", "/static/x.png", "/static/all.js"]
+    first = site.assets()
+    began = int(time.time())
+    picture.write_bytes(b"two")
+    os.utime(picture, ns=(OLD, OLD))  # an older copy
+    (site.root / "js/b.js").unlink()
+    second = site.assets()
+    assert all(date(second, url) >= began for url in urls)
+    assert date(second, "/static/same.css") == date(first, "/static/same.css")
+    before = {url: date(second, url) for url in (*urls, "/static/same.css")}
+    site.write("same.css", "a{b:c}")
+    third = site.assets()
+    assert {url: date(third, url) for url in before} == before
+    picture.unlink()
+    last = site.assets()
+    for url in ("/static/a.css", "/static/i.html"):
+        assert content(last, url) == (site.root / url.removeprefix("/static/")).read_text()
+        assert date(last, url) > before[url], "each content of one second has its own"
+
+
+def test_a_file_that_is_served_as_it_is_has_its_own_date(make: Any) -> None:
+    site = make()
+    site.write("x.png", "one")
+    site.assets()
+    path = site.write("x.png", "two")
+    assert date(site.assets(), "/static/x.png") == int(path.stat().st_mtime)
+
+
+def test_no_date_lies_in_the_future(make: Any) -> None:
+    site = make()
+    path = site.write("x.png", "one")
+    os.utime(path, (4e9, 4e9))
+    assert date(site.assets(), "/static/x.png") <= time.time()

@@ -40,13 +40,15 @@ def test_a_made_file_goes_before_the_original(root: Path, tmp_path_factory: pyte
     (cache / "object").write_text("x=1;" * 500)
     (cache / "packed").write_bytes(b"packed by the pipeline")
     source = str(root.resolve() / "app.js")
-    made = Asset(str(cache / "object"), tag="cafe", coded={"br": str(cache / "packed")}, source=(source,))
+    packed = {"br": str(cache / "packed")}
+    date = 1_234_567_890_000_000_000
+    made = Asset(str(cache / "object"), tag="cafe", coded=packed, source=(source,), modified=date)
     immutable = dataclasses.replace(made, immutable=True)
     handler = with_assets(root, Pipeline(app_js=made, v_js=immutable, other_js=Asset(None, gone=True)))
     got = get(handler, "/s/app.js")
     assert got.body == b"x=1;" * 500
     assert got.fields["etag"] == '"cafe"'
-    assert got.fields["last-modified"] == "Sun, 09 Sep 2001 01:46:40 GMT"
+    assert got.fields["last-modified"] == "Fri, 13 Feb 2009 23:31:30 GMT"
     assert got.fields["cache-control"] == "no-cache"
     got = get(handler, "/s/v.js", accept_encoding="br")
     assert (got.body, got.fields["etag"]) == (b"packed by the pipeline", '"cafe-br"')
@@ -72,9 +74,13 @@ def test_an_original_that_the_pipeline_knows(root: Path, tmp_path_factory: pytes
     handler = with_assets(root, Pipeline(app_js=ready))
     got = get(handler, "/s/app.js", accept_encoding="br")
     assert (got.body, got.fields["etag"]) == (b"packed by the pipeline", '"cafe-br"')
-    older = dataclasses.replace(known, stamp=(1, 1))
+    moved = dataclasses.replace(known, modified=1_234_567_890_000_000_000)
+    got = get(with_assets(root, Pipeline(app_js=moved)), "/s/app.js")
+    assert got.fields["last-modified"] == "Fri, 13 Feb 2009 23:31:30 GMT"
+    older = dataclasses.replace(moved, stamp=(1, 1))
     got = get(with_assets(root, Pipeline(app_js=older)), "/s/app.js")
     assert got.fields["etag"] == f'"{hashlib.md5(path.read_bytes()).hexdigest()}"'
+    assert got.fields["last-modified"] == "Sun, 09 Sep 2001 01:46:40 GMT"
     assert got.fields["cache-control"] == "no-cache"
 
 
