@@ -34,7 +34,7 @@ class Asset:
     :ivar tag: names the content, for the ETag; "" where the file's own is to be taken
     :ivar coded: content coding -> file that holds the content so coded, for those that are ready
     :ivar source: the original files
-    :ivar media_type: where the URL's extension doesn't say it
+    :ivar media_type: by the plain URL's extension; that of a versioned one may say nothing, or another thing
     :ivar stamp: (size, mtime_ns) of the file that `tag` describes; None in the cache, where none ever changes
     :ivar modified: when the content became what it is, in nanoseconds since the epoch; None: as the file says
     """

@@ -18,6 +18,7 @@ from acme_wsgi.assets.home import Home
 from acme_wsgi.assets.plan import Plan
 from acme_wsgi.assets.records import Asset, Entry, Key, State
 from acme_wsgi.assets.sites import Mount
+from acme_wsgi.files.media import media_type
 
 BOOT = 3.0
 """Seconds that pages may take before a worker is ready. The others come later, and are served as they are."""
@@ -56,6 +57,7 @@ def _asset(entry: Entry, home: Home, *, immutable: bool) -> Asset:
         tag=entry.tag,
         coded={coding: home.object_path(name) for coding, name in entry.coded.items() if name},
         source=entry.sources,
+        media_type=media_type(entry.url.rpartition("/")[2]),  # a versioned name may end in anything
         stamp=None if entry.made else entry.stamps[0],
         modified=entry.modified,
     )

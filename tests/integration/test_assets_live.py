@@ -221,6 +221,18 @@ def test_a_reload_switches_it_off_and_on(server: Server) -> None:
     wait_until(lambda: server.get("/static/css/b.css").text == minified, "the smaller one again")
 
 
+def test_a_pattern_that_ends_in_another_extension(acme: Launcher) -> None:
+    static = {
+        **CONFIG["static"],
+        "versioning": {"enabled": True, "pattern": "/static/{file}-{hash}.{ext}.txt"},
+    }
+    server = acme({**CONFIG, "static": static}, files=SITE)
+    for plain in ("/static/all.css", "/static/js/app.js", "/static/img/x.png"):
+        url = url_of(server, plain)
+        assert url.endswith(".txt")
+        assert server.get(url).header("Content-Type") == server.get(plain).header("Content-Type")
+
+
 def test_an_impossible_pattern_keeps_the_server_from_starting(acme: Launcher) -> None:
     static = {"versioning": {"enabled": True, "pattern": "/static/{hash}/{file}.{ext}"}}
     ended = acme.fails({**CONFIG, "static": static}, files=SITE)

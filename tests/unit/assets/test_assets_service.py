@@ -87,6 +87,18 @@ def test_the_keeper_builds_what_changed_and_others_take_it_over(site: Site) -> N
     assert stale is not None and stale.gone
 
 
+@pytest.mark.parametrize("name", ["{file}.{ext}.{hash}", "{hash}{file}{ext}", "{file}-{hash}.{ext}.txt"])
+def test_a_version_has_the_type_of_its_file_whatever_its_name_ends_in(tmp_path: Path, name: str) -> None:
+    site = Site(tmp_path, minify=True, pattern=f"/static/{name}")
+    site.write("a.css", "a { b : c }")
+    site.write("x.png", "x")
+    assets = site.assets()
+    for url, expected in (("/static/a.css", "text/css"), ("/static/x.png", "image/png")):
+        assert assets.url(url) != url
+        found = mounted(assets).find(assets.url(url))
+        assert found is not None and found.media_type == expected
+
+
 def test_a_version_of_a_file_just_written_is_not_denied(site: Site) -> None:
     site.write("a.css", "a{b:c}")
     assets = site.assets()

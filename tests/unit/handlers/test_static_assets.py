@@ -60,6 +60,14 @@ def test_a_made_file_goes_before_the_original(root: Path, tmp_path_factory: pyte
     assert get(handler, "/s/page.html").body == TEXT.encode()
 
 
+def test_the_pipeline_says_the_type(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    made = tmp_path_factory.mktemp("cache") / "object"
+    made.write_text("a{b:c}")
+    asset = Asset(str(made), tag="cafe", source=(str(root / "none.css"),), media_type="text/css")
+    got = get(with_assets(root, Pipeline(a_cafe=asset)), "/s/a.cafe")
+    assert got.fields["content-type"] == "text/css; charset=utf-8"
+
+
 def test_an_original_that_the_pipeline_knows(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """It comes with the pipeline's tag and packed forms, but as it is once it is newer."""
     path = root.resolve() / "app.js"
