@@ -140,7 +140,8 @@ def _place(config: Config, number: int, pattern: Pattern) -> Place:
         if not may_transform(route.cache_control or ""):
             compression = None
         root = str(Path.cwd() / route.root)
-        mount = Mount(number, hosts, prefix or "", root, only, route.extensions, compression)
+        extensions = tuple(extension.lower() for extension in route.extensions)
+        mount = Mount(number, hosts, prefix or "", root, only, extensions, compression)
     methods = frozenset(method.upper() for method in route.method)
     return Place(hosts, methods, only or None, prefix, pattern.kind is Kind.REGEX, pattern.regex, mount)
 

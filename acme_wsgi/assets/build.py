@@ -620,7 +620,7 @@ def _kind(url: str) -> str:
 
 
 def _is_text(url: str) -> bool:
-    return url.endswith((".svg", ".json", ".xml", ".txt", ".webmanifest", ".map"))
+    return url.lower().endswith((".svg", ".json", ".xml", ".txt", ".webmanifest", ".map"))
 
 
 def _is_small(url: str) -> bool:

@@ -22,7 +22,7 @@ class Mount:
     :ivar number: its place among all routes
     :ivar prefix: taken off the URL before it is looked up in `root`
     :ivar only: the one URL of a route with an exact path, else ""
-    :ivar extensions: those that it serves; none: all
+    :ivar extensions: those that it serves, in lower case; none: all
     """
 
     number: int
@@ -34,8 +34,8 @@ class Mount:
     compression: Compression | None = None
 
     def serves(self, url: str) -> bool:
-        """Whether the route's extensions allow the URL."""
-        return not self.extensions or url.endswith(self.extensions)
+        """Whether the route's extensions allow the URL; case doesn't count."""
+        return not self.extensions or url.lower().endswith(self.extensions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,6 +233,17 @@ def test_a_pattern_that_ends_in_another_extension(acme: Launcher) -> None:
         assert server.get(url).header("Content-Type") == server.get(plain).header("Content-Type")
 
 
+def test_an_extension_that_is_allowed_in_any_case(acme: Launcher) -> None:
+    routes = [{**route, "extensions": [".Css"]} if "root" in route else route for route in CONFIG["routes"]]
+    config = {
+        "routes": routes,
+        "static": {"minification": {"enabled": True}, "versioning": {"enabled": True}},
+    }
+    server = acme(config, files={**SITE, "site/static/UP.CSS": "p > a { color : blue }\n"})
+    assert server.get("/static/UP.CSS").text == "p>a{color:blue}"
+    assert server.get(url_of(server, "/static/UP.CSS")).header("Content-Type") == "text/css; charset=utf-8"
+
+
 def test_an_impossible_pattern_keeps_the_server_from_starting(acme: Launcher) -> None:
     static = {"versioning": {"enabled": True, "pattern": "/static/{hash}/{file}.{ext}"}}
     ended = acme.fails({**CONFIG, "static": static}, files=SITE)

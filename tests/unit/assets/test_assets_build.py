@@ -203,6 +203,21 @@ def test_what_is_not_served_is_no_asset(make: Any, tmp_path: Path) -> None:
     assert [entry.url for entry in site.assets().state.entries] == ["/static/a.css"]
 
 
+def test_the_case_of_an_extension_does_not_count(make: Any) -> None:
+    site = make(minify=True, extensions=(".css", ".js"))
+    site.write("UP.CSS", "a { b : c }")
+    site.write("Up.Js", "a  =  1")
+    assets = site.assets()
+    for url, made in (("/static/UP.CSS", "a{b:c}"), ("/static/Up.Js", "a=1")):
+        assert content(assets, url) == content(assets, versioned(assets, url)) == made
+
+
+def test_a_text_may_have_a_name_in_capitals(make: Any) -> None:
+    site = make(version=False)
+    site.write("A.SVG", "<svg/>")
+    assert [entry.url for entry in site.assets().state.entries] == ["/static/A.SVG"]
+
+
 def test_a_file_with_the_name_of_a_version_wins(make: Any) -> None:
     site = make()
     site.write("a.js", "a")
