@@ -57,26 +57,27 @@ class Balancer:
         self.simple = not self._hashes and self._sticky is None
         """Nothing of the request matters: `next` does for it."""
 
-    def next(self, tried: int, may_try: bool) -> Lane | None:
+    def next(self, tried: int, repeatable: bool) -> Lane | None:
         """The next backend in turn; None when none is usable.
 
         :param tried: a bit for each member that has failed this request
-        :param may_try: the request may go to a backend of which nobody knows yet whether it is well again
+        :param repeatable: another backend can be asked after this one has failed: such requests are the
+            first to go to one of which nobody knows yet whether it is well again
         """
-        member = self.group.pick(tried, 0, may_try)
+        member = self.group.pick(tried, 0, repeatable)
         return self.lanes[member] if member >= 0 else None
 
-    def choose(self, environ: dict[str, Any], tried: int, may_try: bool) -> tuple[Lane | None, Cookie]:
+    def choose(self, environ: dict[str, Any], tried: int, repeatable: bool) -> tuple[Lane | None, Cookie]:
         """The backend for a request, and the cookie that its response has to set."""
         if self._sticky is None:
-            return self._pick(environ, tried, may_try), ""
+            return self._pick(environ, tried, repeatable), ""
         cookies = environ.get("HTTP_COOKIE", "")
         found = self._sticky.member(cookies, time.time()) if cookies else None
         if found is not None:
-            lane = self._kept(found[0], tried, may_try)
+            lane = self._kept(found[0], tried, repeatable)
             if lane is not None:
                 return lane, self._seal(environ, found[0]) if found[1] else ""
-        lane = self._pick(environ, tried, may_try)
+        lane = self._pick(environ, tried, repeatable)
         return lane, self._seal(environ, lane.member) if lane is not None else ""
 
     def hide(self, environ: dict[str, Any]) -> None:
@@ -97,12 +98,12 @@ class Balancer:
 
     # -- choosing
 
-    def _pick(self, environ: dict[str, Any], tried: int, may_try: bool) -> Lane | None:
+    def _pick(self, environ: dict[str, Any], tried: int, repeatable: bool) -> Lane | None:
         place = hash_of(environ.get("REMOTE_ADDR", "")) if self._hashes else 0
-        member = self.group.pick(tried, place, may_try)
+        member = self.group.pick(tried, place, repeatable)
         return self.lanes[member] if member >= 0 else None
 
-    def _kept(self, member: int, tried: int, may_try: bool) -> Lane | None:
+    def _kept(self, member: int, tried: int, repeatable: bool) -> Lane | None:
         """The backend of a visitor's cookie, if it can still be used."""
         if member >= len(self.lanes):
             departing = self._departing[member - len(self.lanes)]
@@ -111,7 +112,7 @@ class Balancer:
         if tried & 1 << member:
             return None
         # A pick among this one alone: if it may only be given one trial at a time, that is claimed here.
-        if self.group.pick(_MASK ^ 1 << member, 0, may_try) == member:
+        if self.group.pick(_MASK ^ 1 << member, 0, repeatable) == member:
             return self.lanes[member]
         peer = self.group.peer(member)
         since = peer.draining_since or peer.removed_since

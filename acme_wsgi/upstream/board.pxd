@@ -86,7 +86,7 @@ cdef class Group:
     cdef readonly bytes key
     cdef list peers
     cdef int check(self, int member, int slot) except -1
-    cpdef int pick(self, uint64_t tried=*, uint64_t hash=*, bint may_try=*) noexcept
+    cpdef int pick(self, uint64_t tried=*, uint64_t hash=*, bint repeatable=*) noexcept
     cpdef bint usable(self, int member) except -1
     cpdef void begin(self, int member, int slot) except *
     cpdef bint judge(self, int member, bint ok, int64_t duration_ns) except -1

@@ -41,7 +41,7 @@ cdef extern from "board_health.h":
 
 cdef extern from "board_pick.h":
     int64_t active_on(const Places *at, int peer) nogil
-    int group_pick(const GroupView *view, uint64_t tried, uint64_t hash, bint may_try) nogil
+    int group_pick(const GroupView *view, uint64_t tried, uint64_t hash, bint repeatable) nogil
     bint group_usable(const GroupView *view, int member) nogil
     bint group_failed(const GroupView *view, int member, int64_t took, bint connecting) nogil
     void group_begin(const GroupView *view, int member, int slot) nogil
@@ -453,13 +453,14 @@ cdef class Group:
             raise IndexError(f"slot {slot} of {self.view.at.slots}")
         return 0
 
-    cpdef int pick(self, uint64_t tried=0, uint64_t hash=0, bint may_try=True) noexcept:
+    cpdef int pick(self, uint64_t tried=0, uint64_t hash=0, bint repeatable=True) noexcept:
         """The member that gets the next request, or -1 when nobody is usable.
 
-        `tried` has the bits of members not to choose, `hash` is the client's for IP_HASH, and `may_try` says that
-        the request may be the trial of a half-open circuit: `end`, `failed` or `abandon` must tell how it went.
+        `tried` has the bits of members not to choose, `hash` is the client's for IP_HASH, and `repeatable` says that
+        another backend could be asked after this one has failed. Such requests are the first to be the trial of a
+        half-open circuit: `end`, `failed` or `abandon` must tell how it went.
         """
-        return group_pick(&self.view, tried, hash, may_try)
+        return group_pick(&self.view, tried, hash, repeatable)
 
     cpdef bint usable(self, int member) except -1:
         """Whether a request that belongs to this member may go there. IndexError past the last."""

@@ -4,7 +4,8 @@
    order in which a reader finds a sound peer at any moment.
 
        closed --unhealthy_threshold failures in a row, another member usable--> open
-       open --the pause is over--> half-open (one trial at a time, forgotten after TRIAL_LASTS)
+       open --the pause is over--> half-open (one trial at a time, forgotten after TRIAL_LASTS; for as long again only
+                                   by a request that can be repeated elsewhere, then by any)
        half-open --the trial failed--> open, the pause doubled
        half-open --the trial succeeded--> closed, slow start
        up --unhealthy_threshold bad checks in a row--> down
@@ -47,9 +48,11 @@ static inline int trial_under_way(const PeerEntry *peer, int64_t now) {
     return trial != 0 && now - trial < TRIAL_LASTS;
 }
 
-/* Whether an open circuit would let a trial request through. */
-static inline int trial_due(const PeerEntry *peer, int64_t now) {
-    return now >= LOAD(peer->open_until) && !trial_under_way(peer, now);
+/* Whether an open circuit would let a trial request through. One that can't be repeated elsewhere leaves the trial to
+   those that can for as long again as the circuit was open; but they may never come. */
+static inline int trial_due(const PeerEntry *peer, int64_t now, int repeatable) {
+    int64_t since = LOAD(peer->open_until) + (repeatable ? 0 : LOAD(peer->pause));
+    return now >= since && !trial_under_way(peer, now);
 }
 
 /* Of several processes that want to send the trial request, one may. */

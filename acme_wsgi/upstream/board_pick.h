@@ -42,7 +42,7 @@ static inline int first_of(uint64_t set) {
 /* Who may be chosen. Marks from traffic prefer one member to another; they never leave a group with nobody: when
    every circuit is open, circuits don't count. Whom a reload has taken out is for need alone: a worker that is not yet
    replaced may have nobody else. */
-static void survey(const GroupView *view, int may_try, Survey *found) {
+static void survey(const GroupView *view, int repeatable, Survey *found) {
     uint64_t standing = 0, closed = 0, removed = 0;
     found->trials = 0;
     found->turned = 0;
@@ -57,7 +57,7 @@ static void survey(const GroupView *view, int may_try, Survey *found) {
         if ((open || slow) && !found->now) found->now = board_now(view->at.board);
         if (slow) found->factor[member] = factor_of(view->at.board, peer, found->now);
         if (!open) closed |= BIT(member);
-        else if (may_try && trial_due(peer, found->now)) found->trials |= BIT(member);
+        else if (trial_due(peer, found->now, repeatable)) found->trials |= BIT(member);
     }
     if (!closed) found->trials = 0;
     found->able = closed ? closed | found->trials : standing;
@@ -163,11 +163,11 @@ static inline void write_back(const GroupView *view, const Survey *found) {
 }
 
 /* The member that gets the next request, none of `tried`; -1 = nobody is usable. */
-static int group_pick(const GroupView *view, uint64_t tried, uint64_t hash, int may_try) {
+static int group_pick(const GroupView *view, uint64_t tried, uint64_t hash, int repeatable) {
     Survey found;
     int best;
     if (!is_current(&view->group->serial, view->serial)) return -1;
-    survey(view, may_try, &found);
+    survey(view, repeatable, &found);
     uint64_t set = found.able & ~tried;
     if (!set) return -1;
     if (view->size == 1) return 0;

@@ -390,6 +390,30 @@ def test_failures_of_real_traffic_count(acme: Launcher, backends: Backends) -> N
     assert [alone.get("/").status for _ in range(10)] == [500] * 10
 
 
+def test_where_all_that_comes_is_posted_a_backend_comes_back_all_the_same(
+    acme: Launcher, backends: Backends
+) -> None:
+    """Without any check, and without a request that could be repeated elsewhere should the trial fail."""
+    state = {"status": "500 Bad"}
+    patient = backends.rogue(default=lambda c: c.send(reply(b"", status=state["status"])) and None)
+    well = backends.rogue()
+    server = acme(config(patient.url, well.url), workers=2)
+    server.errors_expected = True
+
+    def posted() -> int:
+        assert server.get("/", method="POST", headers=["Content-Length: 0"]).status in (200, 500)
+        return len(patient.requests)
+
+    def passed_by() -> bool:
+        before = posted()
+        return [posted() for _ in range(10)] == [before] * 10
+
+    wait_until(passed_by, "its circuit is open", 20)
+    state["status"] = "200 OK"
+    before = len(patient.requests)
+    wait_until(lambda: posted() > before + 1, "it has been tried, and gets its share again", 20)
+
+
 # ------------------------------------------------------------------- backends that die
 
 

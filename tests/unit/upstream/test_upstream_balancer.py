@@ -28,10 +28,10 @@ def environ(cookies: str = "", address: str = "192.0.2.1", scheme: str = "http")
 
 
 def choice(
-    balancer: Balancer, cookies: str = "", tried: int = 0, may_try: bool = True, **asked: Any
+    balancer: Balancer, cookies: str = "", tried: int = 0, repeatable: bool = True, **asked: Any
 ) -> tuple[str | None, str]:
     """Whom a request goes to, and the cookie as the browser will send it."""
-    lane, cookie = balancer.choose(environ(cookies, **asked), tried, may_try)
+    lane, cookie = balancer.choose(environ(cookies, **asked), tried, repeatable)
     return shown(lane), cookie.partition(";")[0]
 
 

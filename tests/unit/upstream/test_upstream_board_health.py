@@ -68,13 +68,31 @@ def test_after_the_pause_one_request_tries() -> None:
 
 
 @pytest.mark.parametrize("algorithm", [ROUND_ROBIN, LEAST_CONN])
-def test_who_may_not_try_does_not(algorithm: int) -> None:
+def test_what_can_be_repeated_tries_first(algorithm: int) -> None:
     board, group = group_of((1, 1), algorithm)
     fail(group, 0)
     forward(board, 1)
-    assert {group.pick(may_try=False) for _ in range(10)} == {1}
-    assert group.pick(0b10, may_try=False) == -1
+    assert {group.pick(repeatable=False) for _ in range(10)} == {1}
+    assert group.pick(0b10, repeatable=False) == -1
     assert group.pick(0b10) == 0
+
+
+@pytest.mark.parametrize("algorithm", [ROUND_ROBIN, LEAST_CONN])
+def test_where_nothing_can_be_repeated_one_of_the_others_tries_as_long_again_later(algorithm: int) -> None:
+    board, group = group_of((1, 1), algorithm)
+    fail(group, 0)
+    for pause in (1, 2, 4):
+        forward(board, 2 * pause - 0.01)
+        assert {group.pick(repeatable=False) for _ in range(10)} == {1}
+        forward(board, 0.01)
+        assert [group.pick(repeatable=False) for _ in range(10)].count(0) == 1
+        group.failed(0, connecting=False)
+        assert group.peer(0).state() == "open", "the trial has failed"
+    forward(board, 16)
+    assert group.pick(0b10, repeatable=False) == 0
+    group.begin(0, 0)
+    group.end(0, 0, True, 1)
+    assert group.peer(0).state() == "slow-start"
 
 
 def test_the_trial_is_one_over_all_groups() -> None:
@@ -195,7 +213,7 @@ def test_one_that_is_spare_elsewhere_is_used_where_it_is_all_there_is() -> None:
     alone = board.group(key(101), ROUND_ROBIN, [(peers[0], 1)])
     fail(both, 0)
     assert not both.usable(0)
-    assert alone.usable(0) and alone.pick(may_try=False) == 0
+    assert alone.usable(0) and alone.pick(repeatable=False) == 0
     # What it does there is heard everywhere.
     alone.end(0, 0, True, 1)
     assert both.usable(0)
@@ -206,7 +224,7 @@ def test_when_the_others_leave_later_an_open_circuit_is_better_than_nobody() -> 
     fail(group, 0)
     for _ in range(3):
         group.peer(1).note_check(False, "refused")
-    assert group.pick(may_try=False) == 0
+    assert group.pick(repeatable=False) == 0
     assert group.pick(0b01) == -1
 
 
@@ -355,8 +373,9 @@ class Backend:
     def standing(self) -> bool:
         return not self.down and not self.draining
 
-    def due(self, now: int) -> bool:
-        return now >= self.until and (self.trial is None or now - self.trial >= 10 * SECOND)
+    def due(self, now: int, repeatable: bool) -> bool:
+        since = self.until if repeatable else self.until + self.pause
+        return now >= since and (self.trial is None or now - self.trial >= 10 * SECOND)
 
     def opens(self, now: int, pause: int) -> None:
         self.until, self.opened, self.pause, self.trial, self.good = now + pause, now, pause, None, 0
@@ -391,10 +410,10 @@ class Story(RuleBasedStateMachine):
     def now(self) -> int:
         return self.board.clock_ns
 
-    def able(self, may_try: bool) -> set[int]:
+    def able(self, repeatable: bool) -> set[int]:
         standing = {at for at, model in enumerate(self.models) if model.standing()}
         closed = {at for at in standing if not self.models[at].until}
-        trials = {at for at in standing - closed if may_try and self.models[at].due(self.now)}
+        trials = {at for at in standing - closed if self.models[at].due(self.now, repeatable)}
         return closed | trials if closed else standing
 
     def fails(self, member: int, began: int, connecting: bool) -> bool:
@@ -414,11 +433,11 @@ class Story(RuleBasedStateMachine):
     def wait(self, quarters: int) -> None:
         self.board.clock_ns += quarters * SECOND // 4
 
-    @rule(tried=st.integers(0, 7), client=st.integers(0, 2**64 - 1), may_try=st.booleans())
-    def request(self, tried: int, client: int, may_try: bool) -> None:
-        able = {member for member in self.able(may_try) if not tried >> member & 1}
+    @rule(tried=st.integers(0, 7), client=st.integers(0, 2**64 - 1), repeatable=st.booleans())
+    def request(self, tried: int, client: int, repeatable: bool) -> None:
+        able = {member for member in self.able(repeatable) if not tried >> member & 1}
         trial_only = any(model.standing() and not model.until for model in self.models)
-        picked = self.group.pick(tried, client, may_try)
+        picked = self.group.pick(tried, client, repeatable)
         assert picked in able if able else picked == -1
         if picked >= 0:
             if self.models[picked].until and trial_only:
