@@ -348,6 +348,11 @@ cdef class Peer:
         return "down" if self.gone() else STATES[state_of(self.board.at.board, self.data)]
 
     @property
+    def down(self):
+        """Whether checks have taken it out; `state` may say something else, or the same for another reason."""
+        return not self.gone() and self.data.down != 0
+
+    @property
     def draining_since(self):
         """Since when it gets no new requests (CLOCK_MONOTONIC, ns); 0 = it does. The arbiter's to set."""
         return 0 if self.gone() else self.data.draining

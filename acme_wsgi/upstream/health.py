@@ -73,9 +73,10 @@ class Plan(Protocol):
 
 
 class Peer(Protocol):
-    """A backend on the board."""
+    """A backend on the board; `down`: taken out by checks."""
 
-    def state(self) -> str: ...
+    @property
+    def down(self) -> bool: ...
     def snapshot(self) -> Mapping[str, Any]: ...
     def note_check(self, ok: bool, text: str) -> str | None: ...
 
@@ -226,7 +227,7 @@ class Checker(Generic[P]):
             self._find(subject, now)
 
     def _find(self, subject: _Subject[P], now: float) -> None:
-        """What the board says of a backend: is it down, since when, and when is its next check due?"""
+        """What the board says of a backend: did checks take it out, and when; when is the next one due?"""
         subject.down, subject.down_since = False, None
         peer = self._peer(subject.plan.key)
         if peer is None:
@@ -236,7 +237,7 @@ class Checker(Generic[P]):
         if checked:
             # Workers come and go: were each to begin anew, the last in the list might never be checked.
             subject.due = min(subject.due, max(now, checked / 1e9 + subject.plan.check.interval))
-        if peer.state() == "down":
+        if peer.down:
             subject.down, subject.down_since = True, since / 1e9 if since else None
 
     def _peer(self, key: bytes) -> Peer | None:

@@ -16,6 +16,7 @@ from gevent.event import Event
 from acme_wsgi.config.schema.upstream import HealthCheck
 from acme_wsgi.errors import AcmeError
 from acme_wsgi.upstream import health
+from acme_wsgi.upstream.board import ROUND_ROBIN, Board, Group
 from acme_wsgi.upstream.health import Checker, pace
 from tests.unit.files.in_loop import in_loop, until
 
@@ -46,9 +47,6 @@ class Entry:
     row: int = 0
     noted: list[tuple[bool, str]] = field(default_factory=list)
 
-    def state(self) -> str:
-        return "down" if self.down else "up"
-
     def snapshot(self) -> dict[str, Any]:
         return {"since_ns": self.since_ns, "checked_ns": self.checked_ns}
 
@@ -58,7 +56,7 @@ class Entry:
         if self.row < (2 if self.down else 3):
             return None
         self.row, self.down = 0, not ok
-        return self.state()
+        return "down" if self.down else "up"
 
 
 class FakeBoard:
@@ -468,6 +466,42 @@ def test_who_takes_over_knows_who_is_down_and_since_when() -> None:
         "INFO backend http://app0 is up again after 91s",
         "INFO backend http://app1 is up again",
     ]
+
+
+def checked_after(mark: Callable[[Board, Group], object], good: bool) -> list[float]:
+    """When somebody who takes over a real board checks its one backend, after `mark` was left on that."""
+    site = Site(1, interval=4.0)
+    board = Board(1)
+    board.clock_ns = int(site.now * 1e9)
+    peer = board.enrol(site.backends[0].key, unhealthy_threshold=3, healthy_threshold=2)
+    mark(board, board.group(bytes(16), ROUND_ROBIN, [(peer, 1)]))
+    site.checker = Checker(
+        board, site.backends, site.probe, 7, 1, clock=lambda: site.now, jitter=lambda: 0.0
+    )  # fmt: skip
+    site.answer = lambda backend: (good, "")
+    site.step()
+    site.pass_by(12.5)
+    return [at for at, _ in site.probed]
+
+
+@in_loop
+def test_who_takes_over_does_not_take_refused_requests_for_bad_checks() -> None:
+    def refuse(board: Board, group: Group) -> None:
+        for _ in range(3):
+            group.failed(0, connecting=True)
+        assert group.peer(0).state() == "down"
+
+    assert checked_after(refuse, True) == [0.0, 4.0, 8.0, 12.0]
+
+
+@in_loop
+def test_who_takes_over_knows_of_bad_checks_of_a_backend_that_is_drained_too() -> None:
+    def drain(board: Board, group: Group) -> None:
+        for _ in range(3):
+            group.peer(0).note_check(False, "")
+        group.peer(0).draining_since = board.clock_ns
+
+    assert checked_after(drain, False) == [0.0, 4.0, 8.0, 12.0]
 
 
 @in_loop
