@@ -97,7 +97,7 @@ class TrustedProxies:
         if not self.trusts(peer):
             return
         elements: list[dict[str, str]] = []
-        if "HTTP_FORWARDED" in environ and self._forwarded_counts(environ):
+        if "HTTP_FORWARDED" in environ and _forwarded_counts(environ):
             elements = self._believed_elements(environ["HTTP_FORWARDED"])
         if elements:
             _apply_client(environ, _last_hop(_hop(element.get("for", "")) for element in elements))
@@ -115,19 +115,10 @@ class TrustedProxies:
         _apply_origin(environ, told("PROTO"), told("HOST"), told("PORT"))
         _apply_prefix(environ, told("PREFIX"))
 
-    def _forwarded_counts(self, environ: dict[str, Any]) -> bool:
-        """Whether the trusted peer wrote Forwarded (see the law above)."""
-        other = environ.get("HTTP_X_FORWARDED_FOR")
-        if other is None:
-            return True
-        element = next(_elements(environ["HTTP_FORWARDED"]), None)
-        ours = _hop(element.get("for", "")) if element is not None else None
-        theirs = _hop(next(_items(other), ""))
-        return ours is not None and theirs is not None and ours.address == theirs.address
-
     def _believed_elements(self, header: str) -> list[dict[str, str]]:
         """The elements of Forwarded that trusted proxies added, from the right."""
-        return self._believed(_elements(header), lambda element: _hop(element.get("for", "")))
+        elements = (element for _, element in _elements(header))
+        return self._believed(elements, lambda element: _hop(element.get("for", "")))
 
     def _believed_hops(self, header: str) -> tuple[list[Hop], int]:
         """The addresses in X-Forwarded-For that trusted proxies added, from the right; the proxies passed."""
@@ -143,6 +134,31 @@ class TrustedProxies:
             if hop is None or not self.trusts(hop.address):
                 break
         return believed
+
+
+def continued(environ: dict[str, Any]) -> str:
+    """What of a trusted peer's Forwarded goes on to the next server, before our own element; "" for nothing.
+
+    All of it that is well-formed, read from the right: behind half a quoted string our own element would be a
+    part of that. Nothing where it doesn't count.
+    """
+    header: str = environ.get("HTTP_FORWARDED", "")
+    begin = len(header)
+    if header and _forwarded_counts(environ):
+        for at, _ in _elements(header):
+            begin = at
+    return header[begin:].strip(" \t,")
+
+
+def _forwarded_counts(environ: dict[str, Any]) -> bool:
+    """Whether the trusted peer wrote Forwarded (see the law above)."""
+    other = environ.get("HTTP_X_FORWARDED_FOR")
+    if other is None:
+        return True
+    _, element = next(_elements(environ["HTTP_FORWARDED"]), (0, {}))
+    ours = _hop(element.get("for", ""))
+    theirs = _hop(next(_items(other), ""))
+    return ours is not None and theirs is not None and ours.address == theirs.address
 
 
 def _network(cidr: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -214,16 +230,17 @@ def _items(header: str) -> Iterator[str]:
             yield item
 
 
-def _elements(header: str) -> Iterator[dict[str, str]]:
+def _elements(header: str) -> Iterator[tuple[int, dict[str, str]]]:
     """The elements of a Forwarded header from the right (RFC 7239 section 4), names in lower case.
 
-    Ends at the first that is malformed.
+    Before each stands where it begins. Ends at the first that is malformed.
 
     Read backwards, because only the right end is sure to be well-formed: a client may have sent half a quoted
     string in front of it. A comma inside a quoted string doesn't mislead: the part behind it, ending in an
     unmatched quote, is no element.
     """
     rest = header[-MAX_LENGTH:]
+    unread = len(header) - len(rest)
     tries = MAX_HOPS * 2
     end = start = len(rest)
     while tries > 0 and end > 0:
@@ -235,7 +252,7 @@ def _elements(header: str) -> Iterator[dict[str, str]]:
         if piece:
             element = _element(piece)
             if element is not None:
-                yield element
+                yield unread + start + 1, element
                 end = start
         else:
             end = start

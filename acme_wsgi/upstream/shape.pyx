@@ -19,6 +19,7 @@ from libc.stdint cimport int64_t
 
 from acme_wsgi.config import templates
 from acme_wsgi.errors import HTTPError
+from acme_wsgi.http.forwarded import continued
 
 from acme_wsgi.http.grammar cimport CLASS, TARGET, TCHAR, is_field_value, is_token
 from acme_wsgi.http.writer cimport Scratch
@@ -319,7 +320,8 @@ cdef int put_fields(dict environ, hidden, bint trusted) except -1:
 cdef int put_client(dict environ, hidden, str peer) except -1:
     """Who asks, as we know it: X-Forwarded-*, Forwarded (RFC 7239), Via (RFC 9110 7.6.3).
 
-    A trusted peer's lists go on with the peer's own address; anybody else's begin with us.
+    A trusted peer's lists go on with the peer's own address, as far as we believe that it wrote them; anybody else's
+    begin with us.
     """
     cdef str address = peer if peer is not None else environ["REMOTE_ADDR"]
     cdef str host = environ.get("HTTP_HOST", "")
@@ -347,7 +349,7 @@ cdef int put_client(dict environ, hidden, str peer) except -1:
         end_line()
     if "HTTP_FORWARDED" not in hidden:
         out.put(b"Forwarded: ", 11)
-        before = environ.get("HTTP_FORWARDED") if peer is not None else None
+        before = continued(environ) if peer is not None and "HTTP_FORWARDED" in environ else None
         if before:
             put_str(before)
             out.put(b", ", 2)

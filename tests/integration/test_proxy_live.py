@@ -266,6 +266,19 @@ def test_a_trusted_peers_chain_is_added_to(trusting: Server) -> None:
     assert (told.one("X-Real-IP"), told.one("X-Scheme")) == (CLIENT, "https")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [FORGED[0], "Forwarded: for=192.0.2.66;proto=https;host=forged.example"],
+        [f'Forwarded: for={CLIENT};"'],
+    ],
+    ids=["contradicted", "malformed"],
+)
+def test_what_is_not_believed_of_a_trusted_peer_goes_no_further(trusting: Server, fields: list[str]) -> None:
+    (hop,) = elements(ask(trusting, "/", *fields).one("Forwarded"))
+    assert hop["for"] == "127.0.0.1" and hop["proto"] == "http"
+
+
 @pytest.mark.parametrize("name", ["X-Hop", "Keep-Alive", "Proxy-Connection", "TE", "Upgrade", "Trailer"])
 def test_fields_for_this_connection_only_stay_here(proxy: Server, name: str) -> None:
     fields = ["Connection: X-Hop, keep-alive, TE", "X-Hop: 1", "Keep-Alive: 300", "Proxy-Connection: x",

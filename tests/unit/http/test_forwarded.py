@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from acme_wsgi.http.forwarded import TrustedProxies
+from acme_wsgi.http.forwarded import TrustedProxies, continued
 
 PROXY = "10.0.0.1"
 TRUSTED = TrustedProxies(["10.0.0.0/8", "fd00::/8", "unix:"])
@@ -239,6 +240,54 @@ def test_a_list_beyond_the_bounds_is_read_only_at_its_right_end():
     assert changed["REMOTE_ADDR"] == "10.0.0.2"
 
 
+# -- what goes on to the next server
+
+GOING_ON = [
+    "for=203.0.113.9",
+    'for="[2001:db8::9]:4711";proto=https;host="a.b:8"',
+    "for=unknown, for=_hidden",
+    "proto=https",
+    r'for=203.0.113.9;x="\", for=\"6.6.6.6"',
+]
+
+
+@pytest.mark.parametrize("header", GOING_ON)
+def test_a_well_formed_forwarded_goes_on(header):
+    assert continued(environ(FORWARDED=header)) == header
+    assert continued(environ(FORWARDED=f" , {header} ,")) == header
+
+
+def test_nothing_goes_on_of_none():
+    assert continued(environ()) == ""
+    assert continued(environ(FORWARDED="")) == ""
+
+
+@pytest.mark.parametrize(
+    "header", ['for=203.0.113.9;"', 'for=6.6.6.6, for="203.0.113.9', "for=6.6.6.6, x", '"']
+)
+def test_nothing_goes_on_when_its_end_is_malformed(header):
+    assert continued(environ(FORWARDED=header)) == ""
+
+
+@pytest.mark.parametrize("before", ['for="', "for=6.6.6.6;;, for = 1", "x", "for=1;for=2"])
+def test_only_what_stands_behind_something_malformed_goes_on(before):
+    assert continued(environ(FORWARDED=f"{before}, for=6.6.6.6, for=203.0.113.9")) == (
+        "for=6.6.6.6, for=203.0.113.9"
+    )
+
+
+def test_a_forwarded_that_is_not_believed_does_not_go_on():
+    own = "for=6.6.6.6;proto=https;host=evil"
+    assert continued(environ(FORWARDED=own, X_FORWARDED_FOR="203.0.113.9")) == ""
+    assert continued(environ(FORWARDED=own, X_FORWARDED_FOR="")) == ""
+    both = f"{own}, for=203.0.113.9"
+    assert continued(environ(FORWARDED=both, X_FORWARDED_FOR="203.0.113.9")) == both
+
+
+def test_what_goes_on_is_bounded():
+    assert len(continued(environ(FORWARDED="for=6.6.6.6, " * 5000 + "for=203.0.113.9"))) < 4096
+
+
 # -- scheme, host, port, prefix
 
 
@@ -355,3 +404,23 @@ def test_whatever_is_sent_only_valid_values_come_through(sent):
         assert 0 <= int(changed.get(key, "1")) <= 65535
     for key in ("HTTP_HOST", "SERVER_NAME", "SCRIPT_NAME"):
         assert not set(changed.get(key, "")) & set(" \t\r\n\"'<>\\/?#%") - {"/"}
+
+
+# RFC 7239 section 4, read from the left as the next server does.
+ELEMENT = re.compile(
+    r"""\s*(?:[!#$%&'*+.^_`|~\w-]+=(?:[!#$%&'*+.^_`|~\w-]+|"(?:[^"\\]|\\.)*"))?(?:;(?:[^;,"]+="""
+    r"""(?:[^;,"]+|"(?:[^"\\]|\\.)*"))?)*\s*(?:,|\Z)""",
+    re.ASCII,
+)
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(("FORWARDED", "X_FORWARDED_FOR"), headers)))
+def test_whatever_is_sent_the_next_element_stands_for_itself(sent):
+    before = continued(environ(**sent))
+    text, at, elements = f"{before}, for=us" if before else "for=us", 0, []
+    while at < len(text):
+        found = ELEMENT.match(text, at)
+        assert found is not None, (text, at)
+        elements.append(found[0].strip(" \t,"))
+        at = found.end()
+    assert elements[-1] == "for=us"

@@ -13,7 +13,7 @@ LISTS = {
     "HTTP_X_FORWARDED_FOR": "6.6.6.6, 192.0.2.9",
     "HTTP_X_FORWARDED_PROTO": "https",
     "HTTP_X_FORWARDED_HOST": "evil.test",
-    "HTTP_FORWARDED": 'for=6.6.6.6;host="evil.test"',
+    "HTTP_FORWARDED": 'for=6.6.6.6;host="evil.test", for=192.0.2.9',
 }
 
 
@@ -31,7 +31,16 @@ def test_a_trusted_proxys_lists_go_on_with_its_address() -> None:
     assert head["X-Forwarded-For"] == f"6.6.6.6, 192.0.2.9, {TRUSTED}"
     assert head["X-Forwarded-Proto"] == "https"
     assert head["X-Forwarded-Host"] == "shop.test"
-    assert head["Forwarded"] == f'for=6.6.6.6;host="evil.test", for={TRUSTED};host="shop.test";proto=https'
+    ours = f'for={TRUSTED};host="shop.test";proto=https'
+    assert head["Forwarded"] == f'for=6.6.6.6;host="evil.test", for=192.0.2.9, {ours}'
+
+
+@pytest.mark.parametrize("forwarded", ["for=6.6.6.6;proto=https;host=evil", 'for=192.0.2.9;"', ""])
+def test_a_forwarded_that_nobody_believes_of_a_trusted_proxy_goes_no_further(forwarded: str) -> None:
+    told = {"HTTP_X_FORWARDED_FOR": "192.0.2.9", "HTTP_FORWARDED": forwarded}
+    head = sent(asked(**told, **{"acme.peer": TRUSTED}))
+    assert head["X-Forwarded-For"] == f"192.0.2.9, {TRUSTED}"
+    assert head["Forwarded"] == f'for={TRUSTED};host="example.test";proto=http'
 
 
 def test_a_trusted_proxys_fields_get_through_however_many_names_others_have_made_up() -> None:

@@ -63,7 +63,7 @@ UNFIT = [
 @pytest.mark.parametrize(
     "key",
     ["HTTP_ACCEPT", "HTTP_COOKIE", "CONTENT_TYPE", "HTTP_HOST", "HTTP_VIA", "REMOTE_ADDR", "wsgi.url_scheme",
-     "HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PORT", "HTTP_UPGRADE", "acme.peer"],
+     "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PORT", "HTTP_UPGRADE", "acme.peer"],
 )  # fmt: skip
 def test_a_value_that_is_none_never_leaves(key: str, value: str) -> None:
     request = raw_request("/a%20b?c")
@@ -73,6 +73,15 @@ def test_a_value_that_is_none_never_leaves(key: str, value: str) -> None:
         changes.head(request, BACKEND, NO_BODY, upgrade=True)
     # And the next head has nothing of it.
     assert sent(asked()).names == OURS
+
+
+@pytest.mark.parametrize("value", UNFIT)
+@pytest.mark.parametrize("form", ["{}", "for={}", 'for="{}"', "{}, for=192.0.2.9"])
+def test_nor_does_a_forwarded_that_is_none(form: str, value: str) -> None:
+    request = raw_request("/a%20b?c")
+    request.environ |= {"acme.peer": TRUSTED, "HTTP_FORWARDED": form.format(value)}
+    (kept,) = sent(request).all("Forwarded")
+    assert kept.removeprefix("for=192.0.2.9, ") == f'for={TRUSTED};host="example.test";proto=http'
 
 
 @pytest.mark.parametrize("value", [*UNFIT, "x HTTP/1.1", "\xe9", " ", "\t"])
