@@ -115,7 +115,7 @@ class Forwarder:
             if answer is not None:
                 return answer
         request.set_timeout(_OWN_CLOCK)
-        payload = payload_of(request.environ, request.method, self.tunnel_idle)
+        payload = payload_of(request.environ, request.method, self.tunnel_idle, self.shaper.hidden)
         again = request.method in IDEMPOTENT and payload.data is not None
         balancer.budget.deposit()
         cookie = ""

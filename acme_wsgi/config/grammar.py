@@ -37,6 +37,8 @@ _HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-connection", "te", "upgrade", "http2-settings", "expect")
 )
 _FRAMING = frozenset(("content-length", "transfer-encoding", "trailer"))
+# What no request to a backend has anyway; the other two of a single connection are passed on at times.
+_NEVER_PASSED = _HOP_BY_HOP - {"upgrade", "expect"} | {"proxy-authenticate", "proxy-authorization"}
 #: The longest path that fits a UNIX socket's address (sun_path holds 108 bytes with its NUL).
 MAX_SOCKET_PATH = 107
 
@@ -183,6 +185,8 @@ def removed_header(text: str) -> None:
         raise ValueError("a header field that doesn't say where the request's body ends (RFC 9112 section 6)")
     if text.lower() == "host":
         raise ValueError("a header field that a request can do without (RFC 9112 section 3.2)")
+    if text.lower() in _NEVER_PASSED:
+        raise ValueError("a header field that is passed on: this one never is (RFC 9110 section 7.6.1)")
 
 
 def header_value(text: str) -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
 WHOLE: int
@@ -36,4 +37,6 @@ class Payload:
 NOTHING: Payload
 EMPTY: Payload
 
-def payload_of(environ: dict[str, Any], method: str, tunnel_idle: float) -> Payload: ...
+def payload_of(
+    environ: dict[str, Any], method: str, tunnel_idle: float, hidden: AbstractSet[str] = ...
+) -> Payload: ...

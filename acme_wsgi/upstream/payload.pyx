@@ -64,16 +64,20 @@ _SAY_NOTHING_COMES = frozenset(("POST", "PUT", "PATCH"))
 _CARRY_REQUESTS = frozenset(("h2c", "h2", "h3", "http", "tls", ""))
 
 
-def payload_of(dict environ not None, str method not None, double tunnel_idle):
-    """The body of a request; a small one is read, which waits for nothing unless the client expects a 100."""
+def payload_of(dict environ not None, str method not None, double tunnel_idle, hidden=frozenset()):
+    """The body of a request; a small one is read, which waits for nothing unless the client expects a 100.
+
+    hidden: keys of the environ whose fields the route takes out. Without its Expect a request's body is read as any
+    other, which tells the client to send it; without its Upgrade it is a plain request.
+    """
     given = environ.get("CONTENT_LENGTH")
     if given is None and "HTTP_TRANSFER_ENCODING" not in environ:
-        if "HTTP_UPGRADE" in environ and wants_upgrade(environ):
+        if "HTTP_UPGRADE" in environ and "HTTP_UPGRADE" not in hidden and wants_upgrade(environ):
             return Payload(upgrade=True, tunnel_idle=tunnel_idle)
         return EMPTY if method in _SAY_NOTHING_COMES else NOTHING
     reader = environ["wsgi.input"]
     length = int(given) if given is not None else CHUNKED
-    if "HTTP_EXPECT" in environ and length and environ["SERVER_PROTOCOL"] != "HTTP/1.0":
+    if "HTTP_EXPECT" in environ and "HTTP_EXPECT" not in hidden and length and environ["SERVER_PROTOCOL"] != "HTTP/1.0":
         return Payload(length, None, reader=reader, expect=True)
     if length > WHOLE:
         return Payload(length, None, reader=reader)

@@ -9,7 +9,7 @@ cdef Scratch out         # what `write` has written last
 
 cdef class Shaper:
     cdef tuple added             # (name and colon, parts of the value)
-    cdef object hidden           # environ keys that aren't passed on: removed, or replaced by `added`
+    cdef readonly object hidden  # environ keys that aren't passed on: removed, or replaced by `added`
     cdef bint authorizes         # `added` has the Authorization
     cdef object pattern
     cdef object replacement

@@ -317,6 +317,18 @@ def test_an_expectation_may_be_refused(proxy: Server) -> None:
         assert (got.status, got.text) == (403, "no")
 
 
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_where_a_route_takes_the_expectation_out_it_is_our_own_affair(
+    acme: Launcher, rogue: Rogue, size: int
+) -> None:
+    made = config(rogue.url, headers={"remove": ["Expect"]})
+    with acme(made).connect() as wire:
+        wire.send(b"POST /e HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % size)
+        assert wire.reply().status == 100
+        told = Told(wire.send(b"x" * size).reply())
+    assert told.body == b"x" * size and not told.has("Expect")
+
+
 # ------------------------------------------------------------------- upgrades
 
 
@@ -359,6 +371,13 @@ def test_an_upgraded_connection_ends_with_the_backend(proxy: Server, rogue: Rogu
 def test_a_backend_may_decline_an_upgrade(proxy: Server) -> None:
     with proxy.connect() as wire:
         assert wire.request("/script/named", headers=UPGRADE).text == "/script/named"
+        assert wire.request("/script/named").status == 200
+
+
+def test_where_a_route_takes_the_upgrade_out_it_is_a_plain_request(acme: Launcher, rogue: Rogue) -> None:
+    with acme(config(rogue.url, headers={"remove": ["Upgrade"]})).connect() as wire:
+        told = Told(wire.request("/w", headers=UPGRADE))
+        assert not told.has("Upgrade") and told.one("Sec-WebSocket-Version") == "13"
         assert wire.request("/script/named").status == 200
 
 

@@ -565,6 +565,16 @@ def test_how_long_a_tunnel_may_be_idle(site: Sites, keys: str, idle: float) -> N
     assert payload.upgrade and payload.tunnel_idle == idle
 
 
+def test_what_a_route_takes_out_of_a_request_has_no_consequences(site: Sites) -> None:
+    route = "routes=[{path: '/*', type: proxy, headers: {remove: [expect, Upgrade]}}]"
+    here = site(ok, backends=made(THREE, route))
+    here.ask(HTTP_UPGRADE="websocket", HTTP_CONNECTION="Upgrade")
+    here.ask("POST", b"abc", HTTP_EXPECT="100-continue")
+    plain, posted = here.attempts.payloads
+    assert not plain.upgrade
+    assert not posted.expect and posted.data == b"abc"
+
+
 def test_a_route_needs_backends() -> None:
     backends = made(THREE)
     route: Route = backends.config.routes[0]

@@ -115,6 +115,14 @@ def test_a_body_that_breaks_off_is_the_clients_error() -> None:
         payload(CONTENT_LENGTH="5", **{"wsgi.input": Broken()})
 
 
+@pytest.mark.parametrize("size", [5, WHOLE + 1])
+def test_where_a_route_takes_the_expectation_out_the_body_is_read_as_any_other(size: int) -> None:
+    told = {"SERVER_PROTOCOL": "HTTP/1.1", "CONTENT_LENGTH": str(size), "wsgi.input": Input(b"x" * size)}
+    found = payload_of({**told, **EXPECT}, "POST", 60.0, frozenset({"HTTP_EXPECT"}))
+    assert not found.expect and found.length == size
+    assert found.data == (b"x" * size if size <= WHOLE else None)
+
+
 # -- another protocol -------------------------------------------------------------------------------------
 
 
@@ -152,3 +160,8 @@ def test_one_that_does_not_count_is_not(environ: dict[str, str]) -> None:
 def test_one_to_http_would_lead_past_the_routes(protocol: str) -> None:
     found, _ = payload(method="GET", HTTP_CONNECTION="Upgrade", HTTP_UPGRADE=protocol)
     assert found is NOTHING
+
+
+def test_one_that_a_route_takes_out_is_a_plain_request() -> None:
+    told = {"SERVER_PROTOCOL": "HTTP/1.1", **UPGRADE}
+    assert payload_of(told, "GET", 60.0, frozenset({"HTTP_UPGRADE"})) is NOTHING
