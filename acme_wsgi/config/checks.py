@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from acme_wsgi.config import templates, urls
+from acme_wsgi.config import grammar, templates, urls
 from acme_wsgi.config.keys import Items, Section, Table, specs
 from acme_wsgi.config.kinds import DURATION
 from acme_wsgi.config.nodes import Place
@@ -255,11 +255,18 @@ class _Checks:
 
     def _added_headers(self, route: Route, dotted: str) -> Iterator[Problem]:
         seen: dict[str, str] = {}
-        for name, _ in route.headers.add:
+        for name, value in route.headers.add:
+            below = f"{dotted}.{name}"
             first = seen.setdefault(name.lower(), name)
             if first != name and self._ok(dotted):
-                message = f"the same header as {self._said(f'{dotted}.{first}')}"
-                yield Conflict.at(self._place(f"{dotted}.{name}"), f"{dotted}.{name}", message)
+                yield Conflict.at(
+                    self._place(below), below, f"the same header as {self._said(f'{dotted}.{first}')}"
+                )
+            if name.lower() == "host":
+                try:
+                    grammar.host_template(value)
+                except ValueError as error:
+                    yield self._place(below).problem(below, f"found {value!r}, allowed: {error}")
 
     def _rewrite(self, rule: Rewrite, dotted: str) -> Iterator[Problem]:
         try:

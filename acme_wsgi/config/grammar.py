@@ -39,6 +39,8 @@ _HOP_BY_HOP = frozenset(
 _FRAMING = frozenset(("content-length", "transfer-encoding", "trailer"))
 # What no request to a backend has anyway; the other two of a single connection are passed on at times.
 _NEVER_PASSED = _HOP_BY_HOP - {"upgrade", "expect"} | {"proxy-authenticate", "proxy-authorization"}
+# What the variables of a header's value may stand for.
+_SOME_REQUEST = {"remote_addr": "192.0.2.1", "scheme": "http", "host": "example.org", "request_id": "0f"}
 #: The longest path that fits a UNIX socket's address (sun_path holds 108 bytes with its NUL).
 MAX_SOCKET_PATH = 107
 
@@ -200,6 +202,16 @@ def header_template(text: str) -> None:
     templates.header(text)
 
 
+def host_template(text: str) -> None:
+    """The value of a Host field, with variables: one that some request makes a host."""
+    parts = templates.header(text)
+    host = "".join(part if isinstance(part, str) else _SOME_REQUEST[part.name] for part in parts)
+    name, port = _split_port(host)
+    # An address's zone means something on one machine only, RFC 6874 section 4.
+    if not _is_host(name) or not _is_port(port) or "%" in name:
+        raise ValueError("a host name or an address, with or without a port (RFC 9112 section 3.2)")
+
+
 def cookie_name(text: str) -> None:
     """The name of a cookie, RFC 6265 section 4.1.1."""
     if not _TOKEN.fullmatch(text):
@@ -227,7 +239,7 @@ def peer_host(text: str) -> None:
 def host_and_port(text: str) -> None:
     """``host:port``, ``[v6]:port`` or ``host`` alone."""
     host, port = _split_port(text)
-    if not _is_host(host) or (port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536)):
+    if not _is_host(host) or not _is_port(port):
         raise ValueError("host:port")
 
 
@@ -373,10 +385,15 @@ def _cron_part(part: str, low: int, high: int) -> bool:
 def _split_port(text: str) -> tuple[str, str]:
     """Host and port (empty for none) of ``host:port``; an IPv6 address needs its brackets."""
     if text.startswith("["):
-        host, _, rest = text.partition("]")
-        return host + "]", rest.removeprefix(":")
+        host, bracket, rest = text.partition("]")
+        return (host + bracket, rest[1:]) if rest[:1] in ("", ":") else (text, "")
     host, _, port = text.partition(":")
     return host, port
+
+
+def _is_port(text: str) -> bool:
+    """Whether that is a port, or none at all."""
+    return not text or (text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536)
 
 
 def _is_host(text: str) -> bool:

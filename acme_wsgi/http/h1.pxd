@@ -31,5 +31,6 @@ cdef struct Head:
     int status               # of an error
     const char *message
 
+cdef int read_authority(const char *text, size_t length, bint port_needed, uint32_t *host_length) noexcept nogil
 cdef int read_head(const char *data, size_t length, size_t max_size, Head *head) noexcept nogil
 cdef Py_ssize_t normalise_path(const char *path, size_t length, char *out) noexcept nogil

@@ -7,21 +7,22 @@ Fields that concern one connection only (RFC 9110 7.6.1) stay behind, and so doe
 itself in X-Forwarded-* and Forwarded. docs/proxy.md is the promise kept here.
 
 Law: an environ in, bytes out. Every name is a token and every value has no control characters, whoever put it there; a
-value that can't be sent raises ValueError, a path that a rewrite leads astray HTTPError. Knows no socket, and of the
-backend only its Target.
+value that can't be sent raises ValueError; a path that a rewrite leads astray, and a Host that the route's variables
+make none, HTTPError. Knows no socket, and of the backend only its Target.
 """
 
 import re
 from urllib.parse import quote
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from acme_wsgi.config import templates
 from acme_wsgi.errors import HTTPError
 from acme_wsgi.http.forwarded import continued
 
 from acme_wsgi.http.grammar cimport CLASS, TARGET, TCHAR, is_field_value, is_token
+from acme_wsgi.http.h1 cimport read_authority
 from acme_wsgi.http.writer cimport Scratch
 
 cdef extern from "Python.h":
@@ -155,7 +156,9 @@ cdef class Shaper:
     """
 
     def __init__(self, headers, rewrite, bint keep):
-        self.added = tuple((name.encode("ascii") + b": ", templates.header(value)) for name, value in headers.add)
+        values = [(name, templates.header(value)) for name, value in headers.add]
+        self.host = next((parts for name, parts in values if name.lower() == "host"), None)
+        self.added = tuple((name.encode("ascii") + b": ", parts) for name, parts in values if name.lower() != "host")
         gone = [*headers.remove, *(name for name, _ in headers.add)]
         self.hidden = frozenset(environ_key(name) for name in gone)
         self.authorizes = any(name.lower() == "authorization" for name, _ in headers.add)
@@ -240,7 +243,7 @@ cdef class Shaper:
         out.put(b" ", 1)
         put_word(line, TARGET)
         out.put(b" HTTP/1.1\r\n", 11)
-        self.put_host(environ, target, hidden)
+        self.put_host(request, environ, target)
         put_fields(environ, hidden, peer is not None)
         put_client(environ, hidden, peer)
         if "HTTP_X_REQUEST_ID" not in hidden:
@@ -257,19 +260,30 @@ cdef class Shaper:
             out.put(b"Expect: 100-continue\r\n", 22)
         return self.put_framing(environ, length, upgrade)
 
-    cdef int put_host(self, dict environ, target, hidden) except -1:
+    cdef int put_host(self, request, dict environ, target) except -1:
         """Host comes first (RFC 9110 7.2): the client's, unless the route sets another."""
-        if "HTTP_HOST" in hidden and any(name.lower() == b"host: " for name, _ in self.added):
-            return 0
         out.put(b"Host: ", 6)
-        put_str(environ.get("HTTP_HOST") or target.authority)
+        if self.host is not None:
+            self.put_own_host(request, environ, target)
+        else:
+            put_str(environ.get("HTTP_HOST") or target.authority)
         return end_line()
+
+    cdef int put_own_host(self, request, dict environ, target) except -1:
+        """The route's Host for this request. What is none never leaves: each server would read it in its own way."""
+        cdef size_t begin = out.used
+        cdef uint32_t length
+        put_parts(self.host, request, environ)
+        if out.used == begin:
+            return put_str(target.authority)
+        if not read_authority(out.data + begin, out.used - begin, False, &length):
+            raise HTTPError(400, "No Host for the server behind this one can be made of what this request says.")
+        return 0
 
     cdef int put_added(self, request, dict environ) except -1:
         for name, parts in self.added:
             put_bytes(name)
-            for part in parts:
-                put_str(part if type(part) is str else value_of(part.name, request, environ))
+            put_parts(parts, request, environ)
             end_line()
         return 0
 
@@ -372,6 +386,13 @@ cdef int put_client(dict environ, hidden, str peer) except -1:
         else:
             out.put(b"1.1 acme", 8)
         end_line()
+    return 0
+
+
+cdef int put_parts(tuple parts, request, dict environ) except -1:
+    """A value of `headers.add`, its variables filled in."""
+    for part in parts:
+        put_str(part if type(part) is str else value_of(part.name, request, environ))
     return 0
 
 

@@ -26,6 +26,10 @@ GOOD: list[tuple[Callable[[str], None], list[str]]] = [
     (grammar.header_template, ["a", "$remote_addr", "$scheme://$host/$$x", "$$$request_id", 'a b; c="d"']),
     (grammar.header_value, ["", "public, max-age=60", "é", "\xa0\xff"]),
     (grammar.sent_path, ["/", "/health", "/h%C3%A9"]),
+    (
+        grammar.host_template,
+        ["a", "a_b.c:80", "[::1]:1", "$host", "$request_id.a", "$remote_addr:80", "$scheme.$host"],
+    ),
     (grammar.rewritten_path, ["/a", "/\\1", "\\g<name>/b", "a"]),
     (grammar.redis_url, ["redis://h", "rediss://:p@h:1/0", "unix:///run/r.sock?db=1"]),
     (
@@ -47,7 +51,7 @@ BAD: list[tuple[Callable[[str], None], list[str]]] = [
     (grammar.route_path, ["", "a", "/a b", "/a?b", "/a*", "/*/a", "/*/*", "~ (", "/:", "/:1", "/:a/:a", "/:a-b"]),
     (grammar.regexp, ["(", "*", "[a"]),
     (grammar.route_host, ["a:80", "*", "*.*.a", "http://a"]),
-    (grammar.host_and_port, ["a:0", "a:65536", "a:b", ":1", "::1:1"]),
+    (grammar.host_and_port, ["a:0", "a:65536", "a:b", ":1", "::1:1", "[::1", "[::1]1", "[::1]x"]),
     (grammar.backend_url, ["a", "ftp://a", "http://", "http://a:b", "http://a:99999", "http:a", "http://a b", "unix:a", "http://a?b", "http://a#b"]),
     (grammar.redis_url, ["http://a", "redis://", "unix://a"]),
     (grammar.database_url, ["mysql://a/b", "sqlite:///", "postgresql:db"]),
@@ -61,6 +65,7 @@ BAD: list[tuple[Callable[[str], None], list[str]]] = [
     (grammar.header_template, ["$", "a $ b", "$remote_adr", "$1", "${host}", "a\nb", "a\x7f", "é", " a", "a "]),
     (grammar.header_value, ["caf\u20ac", "a\nb", "a\0", "a\x7f"]),
     (grammar.sent_path, ["", "a", "/a b", "/a?b", "/é", "/\u20ac", "/\x7f"]),
+    (grammar.host_template, ["a b", "a/b", "u@a", "a:b", "$host $host", "$scheme://$host", "$hos", "[::1", "[fe80::1%lo]", "::1"]),
     (grammar.rewritten_path, ["/a b", "/a?b", "/a#b"]),
     (grammar.mime_type, ["html", "*/*", "text/", "text/a b"]),
     (grammar.file_extension, ["css", ".", ".a/b"]),

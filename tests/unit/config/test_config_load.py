@@ -74,6 +74,8 @@ def refused(file: Path, text: str) -> list[str]:
         ("routes: [{path: /, type: proxy, backend: 'http://a', headers: {add: {connection: close}}}]", "1:70: routes[0].headers.add.connection: found 'connection', allowed: a header field that doesn't belong to a single connection"),
         ("routes: [{path: /, type: proxy, backend: 'http://a', headers: {add: {Content-Length: '1'}}}]", "1:70: routes[0].headers.add.Content-Length: found 'Content-Length', allowed: a header field that doesn't say where"),
         ("routes: [{path: /, type: proxy, backend: 'http://a', headers: {remove: [Host]}}]", "1:73: routes[0].headers.remove[0]: found 'Host', allowed: a header field that a request can do without"),
+        ("routes: [{path: /, type: proxy, backend: 'http://a', headers: {add: {host: a b}}}]", "1:70: routes[0].headers.add.host: found 'a b', allowed: a host name or an address, with or without a port"),
+        ("routes: [{path: /, type: proxy, backend: 'http://a', headers: {add: {Host: $hos}}}]", "1:76: routes[0].headers.add.Host: found '$hos', allowed: a text with the variables"),
         ("routes: [{path: /, type: wsgi, app: x, fallback: /f}]", "1:40: routes[0].fallback: is for type proxy; the type here is wsgi"),
         ("backends: [{url: 'http://a?secret=b'}]", "1:18: backends[0].url: found ***, allowed: a URL without a query"),
         (f"backends: [{', '.join(f'{{url: http://a:{port}}}' for port in range(1, 66))}]", "1:11: backends: 65 backends; allowed: 64"),

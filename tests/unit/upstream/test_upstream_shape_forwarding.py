@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from acme_wsgi.errors import HTTPError
 from acme_wsgi.upstream.target import Target
 from tests.unit.upstream.heads import OURS, TRUSTED, apart, asked, sent, shaper
 
@@ -128,3 +129,31 @@ def test_a_routes_own_wins(name: str) -> None:
     head = sent(asked(HTTP_HOST="shop.test"), shaper(add=((name, "app.internal"),)))
     assert head["Host"] == "app.internal"
     assert head["X-Forwarded-Host"] == "shop.test"
+    assert head.names == OURS
+
+
+def test_a_routes_own_may_be_made_of_the_request() -> None:
+    own = shaper(add=(("X-A", "$host"), ("Host", "$host.internal")))
+    assert sent(asked(HTTP_HOST="shop"), own)["Host"] == "shop.internal"
+    assert (
+        sent(asked(REMOTE_ADDR="192.0.2.1"), shaper(add=(("Host", "$remote_addr:80"),)))["Host"]
+        == "192.0.2.1:80"
+    )
+    without = sent(asked(HTTP_HOST=None, SERVER_PROTOCOL="HTTP/1.0"), shaper(add=(("Host", "$host"),)))
+    assert without["Host"] == "app1.internal:8000", "as without the route's"
+
+
+@pytest.mark.parametrize(
+    ("value", "environ"),
+    [
+        ("$host.internal", {"HTTP_HOST": "shop:80"}),
+        ("$host:81", {"HTTP_HOST": "shop:80"}),
+        ("$remote_addr", {"REMOTE_ADDR": "2001:db8::1"}),
+        ("$remote_addr:80", {"REMOTE_ADDR": "unix:"}),
+    ],
+)
+def test_what_is_no_host_never_leaves(value: str, environ: dict[str, str]) -> None:
+    with pytest.raises(HTTPError) as caught:
+        sent(asked(**environ), shaper(add=(("Host", value),)))
+    assert caught.value.status == 400
+    assert sent(asked()).names == OURS
