@@ -134,7 +134,7 @@ class Sticky:
             self._members.setdefault(tag, member)
         self.name = settings.cookie_name
         self._begin = settings.cookie_name + "="
-        self._ttl = max(1, math.ceil(settings.ttl))
+        self._ttl = math.ceil(settings.ttl)
 
     def value(self, member: int, now: float, secure: bool) -> str:
         """A Set-Cookie field's whole value, for a visitor of this backend.

@@ -49,7 +49,7 @@ class StickySessions:
 
     enabled: bool = key(False, "keep a visitor on one backend with a cookie")
     cookie_name: str = key("ACME_BACKEND", "its name", check=grammar.cookie_name)
-    ttl: float = key(3600.0, "its lifetime", unit="duration")
+    ttl: float = key(3600.0, "its lifetime", unit="duration", minimum=1)
 
 
 @section

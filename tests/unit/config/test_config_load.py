@@ -79,6 +79,7 @@ def refused(file: Path, text: str) -> list[str]:
         ("routes: [{path: /, type: wsgi, app: x, fallback: /f}]", "1:40: routes[0].fallback: is for type proxy; the type here is wsgi"),
         ("backends: [{url: 'http://a?secret=b'}]", "1:18: backends[0].url: found ***, allowed: a URL without a query"),
         (f"backends: [{', '.join(f'{{url: http://a:{port}}}' for port in range(1, 66))}]", "1:11: backends: 65 backends; allowed: 64"),
+        ("load_balancing: {sticky_sessions: {ttl: 0}}", "1:41: load_balancing.sticky_sessions.ttl: found '0', allowed: a duration (500ms, 30s, 5m, 2h, 30d or seconds) from 1s to 3650d"),
         ("static: {concatenation: {patterns: [/a/*.css /b]}}", "1:37: static.concatenation.patterns[0]: found '/a/*.css /b', allowed: a pattern, an arrow and a path"),
         ("monitoring: {metrics: [cpu_usge]}", "1:24: monitoring.metrics.include[0]: found 'cpu_usge', allowed: request_rate"),
         ("monitoring: {metrics: {include: [cpu_usge]}}", "1:34: monitoring.metrics.include[0]: found 'cpu_usge'"),
