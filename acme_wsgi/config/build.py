@@ -12,6 +12,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, TypeVar, cast
 
+from acme_wsgi.config import urls
 from acme_wsgi.config.keys import (
     Items,
     ListOf,
@@ -255,7 +256,10 @@ class Builder:
         return value if spec.key.normal is None else spec.key.normal(str(value))
 
     def _wrong(self, spec: Spec, node: Node, dotted: str, allowed: str, hint: str | None = None) -> _Bad:
-        found = "***" if spec.key.secret and isinstance(node, Leaf) and not node.null else node.word
+        found = node.word
+        if spec.key.secret and isinstance(node, Leaf) and not node.null:
+            # What has a check is a URL, and all of it but its password helps to find the mistake.
+            found = Leaf(urls.refused(node.text), False, node.place).word if spec.key.check else urls.MASK
         self.problems.append(node.place.problem(dotted, f"found {found}, allowed: {allowed}", hint))
         return _BAD
 

@@ -406,11 +406,16 @@ def _is_host(text: str) -> bool:
 
 
 def _url(text: str, schemes: tuple[str, ...], wanted: str, *, host_needed: bool = True) -> None:
+    # What the parser says of a wrong one repeats parts of it, which may be a password's.
     try:
         parts = urlsplit(text)
-        port, host = parts.port, parts.hostname
-    except ValueError as error:
-        raise ValueError(f"{wanted} ({error})") from None
+        host = parts.hostname
+    except ValueError:
+        raise ValueError(wanted) from None
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{wanted}; a port is a number from 1 to 65535") from None
     if parts.scheme not in schemes or "://" not in text or any(ord(char) <= 0x20 for char in text):
         raise ValueError(wanted)
     if (host_needed and not host) or (host and not _is_host(host)) or port == 0:

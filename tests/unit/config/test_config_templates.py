@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from acme_wsgi.config import templates, urls
 from acme_wsgi.config.kinds import Hinted
@@ -105,3 +107,45 @@ def test_one_spelling_for_all(url: str, normal: str) -> None:
 def test_what_of_a_url_is_shown(url: str, masked: str, bare: str) -> None:
     assert urls.masked(url) == masked
     assert urls.without_account(url) == bare
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("ftp://x/y", "ftp://x/y"),
+        ("app1:8000", "app1:8000"),
+        ("app1", "app1"),
+        ("http:/app1/a", "http:/app1/a"),
+        ("http://a:99999/b", "http://a:99999/b"),
+        ("http://[::1", "http://[::1"),
+        ("http://[::1]:x", "http://[::1]:***"),
+        ("unix:run/a@b", "unix:run/a@b"),
+        ("http://u@a b", "http://u@a b"),
+        ("http://a#b", "http://a#b"),
+        ("", ""),
+        ("http://u:hush@a b/c", "http://u:***@a b/c"),
+        ("http://u:hu/sh@a:x", "http://u:***@a:***"),
+        ("http://u:hu#sh@a", "http://u:***@a"),
+        ("http://u:hu@sh@a", "http://u:***@a"),
+        ("http://u:hu://sh@a", "http://u:***@a"),
+        ("http://u:hu?sh@a", "http://u:***"),
+        ("http//u:hush@a", "http//u:***@a"),
+        ("u:hu://sh@a", "u:***@a"),
+        ("redis://:hush", "redis://:***"),
+        ("postgresql://u:hush/db", "postgresql://u:***"),
+        ("http://a?token=hush", "http://a?***"),
+        ("http://a?token=hu@sh", "http://a?***"),
+        ("http://a:80?token=hu@sh", "http://a:***"),
+        ("unix:///a?password=hush", "unix:///a?***"),
+    ],
+)
+def test_what_is_shown_of_a_text_that_is_no_url(text: str, shown: str) -> None:
+    assert urls.refused(text) == shown
+
+
+@given(
+    st.sampled_from(["http://", "http:/", "//", "redis://", "ftp://["]), st.text("ab/?#:@[] .", max_size=8)
+)
+def test_a_password_is_never_shown(start: str, hidden: str) -> None:
+    assert "hush" not in urls.refused(f"{start}joe:{hidden}hush@host")
+    assert "hush" not in urls.refused(f"{start}joe:hush{hidden}@host")
