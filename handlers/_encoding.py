@@ -76,6 +76,8 @@ class Encodings:
     def _keep(self, key: tuple[str, int, Key], data: bytes) -> None:
         if len(data) + OVERHEAD > HELD:
             data = AS_IT_IS
+        if key in self._made:
+            self._held -= len(self._made.pop(key)) + OVERHEAD
         while self._made and self._held + len(data) + OVERHEAD > HELD:
             oldest = self._made.pop(next(iter(self._made)))
             self._held -= len(oldest) + OVERHEAD

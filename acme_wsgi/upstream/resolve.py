@@ -32,6 +32,8 @@ import gevent
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
 
+from acme_wsgi import iothreads
+
 SockAddr = tuple[Any, ...]
 """An address as connect(2) takes it: (host, port), or (host, port, flow, scope) for IPv6."""
 
@@ -238,18 +240,7 @@ def look_up_in_thread(host: str, port: int) -> list[Address]:
     global _threads
     if _threads is None:
         _threads = ThreadPool(THREADS)
-    found = _threads.apply(_outcome, (host, port))
-    if isinstance(found, OSError):
-        raise found
-    return list(found)
-
-
-def _outcome(host: str, port: int) -> list[Address] | OSError:
-    """In a thread. An error is returned: gevent prints what is raised there."""
-    try:
-        return _getaddrinfo(host, port, 0)
-    except OSError as error:
-        return error
+    return iothreads.apply(_threads, _getaddrinfo, host, port, 0)
 
 
 def _getaddrinfo(host: str, port: int, flags: int) -> list[Address]:

@@ -277,12 +277,17 @@ class Addresses(Resolver):
         self.dead.append(address)
 
 
+def named(bench: Bench, *ports: int) -> tuple[Shelf, Addresses]:
+    """A backend whose name leads to these."""
+    names = Addresses(*ports)
+    return Shelf(bench.pool, bench.shelves[0].peer, Target.parse("http://a:1"), names, None), names
+
+
 @with_reactor
 def test_of_several_addresses_the_first_that_answers_is_used() -> None:
     bench = Bench(1)
     holders = [reserve(), reserve()]
-    names = Addresses(holders[0][1], holders[1][1], bench.servers[0].port)
-    shelf = Shelf(bench.pool, bench.shelves[0].peer, Target.parse("http://a:1"), names, None)
+    shelf, names = named(bench, holders[0][1], holders[1][1], bench.servers[0].port)
     link = shelf.acquire(soon(), CONNECT, False)
     until(lambda: bench.servers[0].ends)
     assert names.dead == names.given[:2] and bench.pool.open == 1
@@ -296,13 +301,11 @@ def test_of_several_addresses_the_first_that_answers_is_used() -> None:
 def test_an_address_that_does_not_answer_leaves_time_for_the_next_one() -> None:
     bench = Bench(1)
     with Unreachable() as unreachable:
-        names = Addresses(unreachable.port, bench.servers[0].port)
-        shelf = Shelf(bench.pool, bench.shelves[0].peer, Target.parse("http://a:1"), names, None)
+        shelf, names = named(bench, unreachable.port, bench.servers[0].port)
         link = shelf.acquire(soon(), int(10 * MOMENT * 1e9), False)
         assert names.dead == names.given[:1]
         shelf.release(link, False)
-        names = Addresses(unreachable.port, unreachable.port)
-        shelf = Shelf(bench.pool, bench.shelves[0].peer, Target.parse("http://a:1"), names, None)
+        shelf, names = named(bench, unreachable.port, unreachable.port)
         with pytest.raises(BackendError) as caught:
             shelf.acquire(soon(), int(MOMENT * 1e9), False)
     assert caught.value.status == 504 and len(names.dead) == 2
@@ -315,8 +318,7 @@ def test_who_leaves_while_a_connection_is_made_makes_room_at_once() -> None:
 
     bench = Bench(1)
     with Unreachable() as unreachable:
-        names = Addresses(unreachable.port, bench.servers[0].port)
-        shelf = Shelf(bench.pool, bench.shelves[0].peer, Target.parse("http://a:1"), names, None)
+        shelf, names = named(bench, unreachable.port, bench.servers[0].port)
         place = Place()
         asked = gevent.spawn(shelf.acquire, soon(), int(5e9), False, 0, place)
         gevent.sleep(0.01)
