@@ -51,8 +51,8 @@ cdef class Answering(Sending):
         if type(headers) is not list and type(headers) is not Prepared:
             headers = list(headers)       # before the shared buffer is touched: iterating it may block
         request.plan.close = request.close_wanted or not request.keep_alive or service.draining or self.eof
-        if unread > DRAIN or request.body.failure is not None or (unread and request.body.expect) \
-                or (unread < 0 and not self.rest_is_here(request)):
+        if request.body.failure is not None or (unread and request.body.expect) \
+                or not request.reads_on and (unread > DRAIN or unread < 0 and not self.rest_is_here(request)):
             request.plan.close = 1
         service.out.used = 0
         write_head(service.out, status, headers, &request.plan, request.minor, request.head_only, length,
@@ -405,7 +405,7 @@ cdef class Answering(Sending):
                 self.close(False)
             return
         if not request.body.skip():
-            if request.body.chunked or request.body.failure is not None:
+            if request.body.chunked or request.body.failure is not None or request.body.remaining > DRAIN:
                 self.linger()
                 return
             self.skip = request.body.remaining

@@ -33,6 +33,7 @@ cdef class Request:
     cdef int64_t head_length
     cdef public object on_start  # asked by `start`: (status, headers) -> (headers, bytes -> bytes or None)
     cdef public object on_leave  # called when the client's end is seen while the handler waits for something else
+    cdef public bint reads_on    # the handler reads the rest of the body while it answers
     cdef object closer
     cdef object context
     cdef object greenlet

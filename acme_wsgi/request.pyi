@@ -13,6 +13,7 @@ class Request:
     body: Body
     head_only: bool
     minor: int
+    reads_on: bool
     @property
     def host(self) -> str: ...
     def start(self, status: str, headers: list[tuple[str, str]]) -> Callable[[bytes], None]: ...

@@ -70,6 +70,9 @@ class Request(Protocol):
     on_leave: Callable[[], object] | None
     """Set by a handler that waits for somebody else: called when the client closes its end meanwhile."""
 
+    reads_on: bool
+    """Set by a handler that reads the rest of the body while it answers, so that the connection can go on."""
+
     on_start: OnStart | None
     """Set by what wraps a handler: sees the head that `start` is given, may change it and what is written."""
 

@@ -196,6 +196,7 @@ cdef class Exchange:
                 head = link.next_head(self.head_only, self.deadline(self.patience.read_ns))
             if link.status >= 200:
                 self.broken_off = unsent
+                request.reads_on = self.upload is not None
                 return self.answer(head[0], head[1])
             if link.status == 101:
                 return self.switch(payload, head[0], head[1])

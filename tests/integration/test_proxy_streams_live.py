@@ -252,6 +252,7 @@ def test_client_and_backend_may_talk_in_turn(proxy: Server) -> None:
             assert gathered(wire, len(word)) == word
         wire.send(b"0\r\n\r\n")
         assert wire.exactly(5) == b"0\r\n\r\n"
+        assert wire.request("/next").status == 200
 
 
 def gathered(wire: Wire, length: int) -> bytes:
@@ -273,7 +274,7 @@ def echo(wire: Wire, pieces: int) -> str:
         sending = pool.submit(lambda: [wire.sock.sendall(PIECE) for _ in range(pieces)])
         reply = wire.reply()
         sending.result()
-    assert (reply.status, len(reply.body)) == (200, length)
+    assert (reply.status, len(reply.body), reply.header("Connection")) == (200, length, None)
     return sha256(reply.body).hexdigest()
 
 

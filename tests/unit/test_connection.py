@@ -78,6 +78,40 @@ def test_all_pipelined_requests_before_the_end_are_answered(rig: Rig) -> None:
 
 
 @in_engine()
+def test_a_body_that_is_read_while_it_is_answered_leaves_the_connection_open(rig: Rig) -> None:
+    def dispatch(request: Any) -> Response:
+        request.reads_on = request.path != "/unsaid"
+
+        def echo() -> Iterator[bytes]:
+            while request.path != "/unread" and (piece := request.body.read1()):
+                yield piece
+
+        return Response(OK, [], echo())
+
+    rig.dispatch = dispatch
+    size = 1_000_000
+    for path, announced, goes_on in (
+        ("/read", None, True),
+        ("/unread", None, False),
+        ("/unsaid", "close", False),
+    ):
+        with rig.connect() as wire:
+            wire.send(
+                f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode(),
+                bytes(size // 2),
+            )
+            head = wire.reply(head=True)
+            assert head.header("Connection") == announced
+            if goes_on:
+                wire.send(bytes(size // 2))
+                assert wire.body(head) == bytes(size)
+                assert wire.request("/read").status == 200
+            elif announced is None:
+                assert wire.body(head) == b""
+                assert wire.closed()
+
+
+@in_engine()
 def test_an_unread_body_is_dropped_whatever_pieces_it_comes_in(rig: Rig) -> None:
     # More than the worker's receive buffer holds, so that a full buffer of nothing but body is met.
     for size in (1, 1000, 65536, 131072, 200000):
