@@ -254,9 +254,10 @@ cdef class Body:
     def ready_before(self, Stream other not None):
         """Wait until `read1` would not have to wait, or until something happens on `other`: True if that came second."""
         while not self.is_coming():
+            if not other.readable:
+                self.before_wait()
             if other.readable:
                 return False
-            self.before_wait()
             other.other = self.stream
             try:
                 self.stream.wait_peer(WAIT_READ)

@@ -18,6 +18,7 @@ cdef class Stream(Channel):
     cdef uint32_t end
     cdef uint32_t size
     cdef uint8_t eof             # the peer will send no more
+    cdef uint8_t torn            # the peer's reset was met, which the kernel tells once
     cdef int64_t moved           # bytes received or accepted by the peer, for the minimum rates
     cdef int64_t window_ns       # since when, the time in which nobody waited for the peer left out
     cdef int64_t paused_ns       # when the last wait in this window ended, 0 = none did

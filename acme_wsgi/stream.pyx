@@ -228,6 +228,8 @@ cdef class Stream(Channel):
         if errno == EINTR:
             return False
         self.hung_up = 1
+        if errno == ECONNRESET:
+            self.torn = 1                 # reading would see a clean end now: the send has taken the error
         if is_gone(errno):
             raise lost("we wrote to it")
         raise OSError(errno, "sending failed")

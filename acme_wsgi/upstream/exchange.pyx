@@ -15,7 +15,7 @@ import logging
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t
 
-from acme_wsgi.errors import BackendError, ClientDisconnected
+from acme_wsgi.errors import BackendError, BodyError, ClientDisconnected
 
 from acme_wsgi.clock cimport monotonic_ns
 from acme_wsgi.http.writer cimport Response, Tunnel
@@ -148,6 +148,7 @@ cdef class Exchange:
             self.withdrawn = self.place.has_waited() and lane.shelf.peer.draining_since > self.begun_ns
             if self.withdrawn:
                 raise BackendError.withdrawn("it was taken out while the request waited for a connection")
+            self.sent_ns = monotonic_ns()
             self.send(request, shaper, payload)
             self.sent_ns = monotonic_ns()
             return self.receive(request, payload)
@@ -224,7 +225,9 @@ cdef class Exchange:
         cdef Link link = self.link
         cdef bytes piece
         try:
+            self.look_for_head(request)   # it may have come with the 100
             while self.early is None and not link.eof:
+                self.check_time()
                 if not payload.comes_before(link):
                     link.try_read()
                     self.look_for_head(request)
@@ -243,7 +246,7 @@ cdef class Exchange:
                 self.send_on()            # an answer without a body, whose end is the exchange's
         except BackendError as error:
             # It may have said why before it closed.
-            if error.status != 502 or not self.has_answered():
+            if error.status != 502 and not link.whole or not self.has_answered():
                 raise
             self.upload = None
             return True
@@ -339,11 +342,10 @@ cdef class Exchange:
             raise StopIteration
         if not self.begun:
             self.begun = True
-            if not link.has_more():
+            if self.upload is not None or not link.has_more():
                 return b""                # lets the head go ahead: the body may be long in coming
         try:
-            if self.until_ns and monotonic_ns() > self.until_ns:
-                raise BackendError.slow("the whole exchange took too long", answered=True)
+            self.check_time()
             piece = self.both_ways() if self.upload is not None else b""
             if not piece:
                 piece = link.next_piece(self.deadline(self.patience.read_ns))
@@ -366,6 +368,7 @@ cdef class Exchange:
         cdef Link link = self.link
         cdef bytes piece
         while self.upload is not None:
+            self.check_time()
             if not link.whole:
                 piece = link.piece_here()
                 if piece and not link.whole:
@@ -374,13 +377,28 @@ cdef class Exchange:
             try:
                 self.send_on()
             except BackendError as error:
-                if error.status != 502:
+                if error.status != 502 and not link.whole:
                     raise
-                self.upload = None        # it takes no more; what it says stands nevertheless
-                link.spoil()
+                self.end_upload()         # it takes no more; what it says stands nevertheless
+            except BodyError:
+                if not link.whole:
+                    raise
+                self.end_upload()
         piece = self.kept
         self.kept = None
         return piece if piece is not None else b""
+
+    cdef int end_upload(self) except -1:
+        """The rest of the request is not sent."""
+        self.upload = None
+        self.link.spoil()
+        return 0
+
+    cdef int check_time(self) except -1:
+        """Of the whole exchange. Single waits have limits of their own, or the client's."""
+        if self.until_ns and monotonic_ns() > self.until_ns:
+            raise BackendError.slow("the whole exchange took too long", answered=self.link.answered)
+        return 0
 
     # ---- the end ----------------------------------------------------------------------------------
 

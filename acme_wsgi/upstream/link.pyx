@@ -115,12 +115,17 @@ cdef class Link(Stream):
 
     cdef ssize_t get(self, char *target, size_t room) except -2:
         """As receive_into: bytes, 0 at the end, -1 when there is nothing now."""
+        cdef ssize_t got
         if self.fd < 0:
             raise BackendError.broke_off("the connection was closed under it", self.answered)
         try:
-            return self.receive_into(target, room)
+            got = self.receive_into(target, room)
         except OSError as error:
+            self.torn = 1
             raise self.broken(error) from None
+        if got == 0 and self.torn:
+            raise BackendError.broke_off("it reset the connection", self.answered)
+        return got
 
     cdef ssize_t give(self, const char *data, size_t length) except -2:
         """As try_send: bytes taken, -1 when there is no room now."""
@@ -540,6 +545,9 @@ cdef class Link(Stream):
         self.aborted = 1
         if self.ears is None:
             self.close_descriptor(False)
+            self.readable = 1             # whoever looks next hears of it, also who waits for the client meanwhile
+            if self.other is not None:
+                self.reactor.wake(self.other)
         elif not self.ended:
             shutdown(self.fd, SHUT_RDWR)  # it ends by itself then, if its client agrees
         else:

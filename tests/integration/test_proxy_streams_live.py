@@ -285,6 +285,47 @@ def test_a_body_comes_back_while_it_is_sent_without_memory(proxy: Server) -> Non
     assert peak.grown < ALLOWED
 
 
+def test_a_refusal_behind_a_100_is_heard_while_the_client_pauses(acme: Launcher, backends: Backends) -> None:
+    """Both in one segment."""
+
+    def both(c: Conversation) -> None:
+        c.send(b"HTTP/1.1 100 Continue\r\n\r\n", reply(b"no", status="413 Content Too Large"))
+        c.gone()
+
+    rogue = backends.rogue({"both": both})
+    with acme(config(rogue.url)).connect() as wire:
+        wire.send(b"POST /script/both HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n")
+        wire.send(b"Expect: 100-continue\r\n\r\n")
+        assert wire.reply().status == 413
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"]
+)
+def test_who_pauses_amid_an_upload_hears_that_its_backend_is_cut_off(
+    acme: Launcher, backends: Backends, said: bytes
+) -> None:
+    def waits(c: Conversation) -> None:
+        c.send(said)
+        c.gone()
+
+    rogue = backends.rogue({"waits": waits})
+    balancing = {"connection_draining": {"enabled": False}}
+    server = acme(config(rogue.url, load_balancing=balancing, server={"body_min_rate": 0}))
+    with server.connect() as wire:
+        wire.send(
+            b"POST /script/waits HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n", bytes(100_000)
+        )
+        wait_until(lambda: rogue.asked("/script/waits"), "the backend has the request")
+        if said:
+            assert wire.reply(head=True).status == 200
+        assert server.order("drain", {"url": rogue.url})["ok"]
+        if said:
+            assert wire.rest().endswith(b"hello\r\n")
+        else:
+            assert wire.reply().status == 502
+
+
 @pytest.mark.parametrize("framing", ["Content-Length: 9000000", "Transfer-Encoding: chunked"])
 def test_a_refusal_is_heard_while_the_client_pauses(acme: Launcher, backends: Backends, framing: str) -> None:
     def stranger(c: Conversation) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import pytest
 
 from acme_wsgi.errors import BackendError
-from acme_wsgi.upstream.payload import Payload
+from acme_wsgi.upstream.payload import NOTHING, Payload
 from acme_wsgi.upstream.pool import PoolFull
 from tests.rogue import Unreachable, reserve
 from tests.unit.files.in_loop import until
-from tests.unit.upstream.bench import MB, OK, Bench, Uploading, counted, head, in_chunks, used
+from tests.unit.upstream.bench import MB, OK, Asked, Bench, Uploading, counted, head, in_chunks, used
 from tests.unit.upstream.far import MOMENT, reset, with_reactor
 
 pytestmark = pytest.mark.slow  # each in a child with a loop, and real sockets
@@ -114,6 +114,29 @@ def test_an_idle_connection_that_ends_as_it_is_used_says_nothing_about_the_backe
     away(far)
     error = attempt.error()
     assert attempt.exchange.stale and error.retriable and bench.verdict() == "nothing"
+    bench.check(idle=0)
+
+
+@with_reactor
+def test_nor_does_one_that_ends_before_the_request_has_left() -> None:
+    class Meanwhile(Asked):
+        @property
+        def method(self) -> str:  # type: ignore[override]
+            if bench.shelf.busy and far.fileno() >= 0:
+                reset(far)
+                time.sleep(0.02)  # the loop doesn't see it
+            return "GET"
+
+        @method.setter
+        def method(self, value: str) -> None:
+            pass
+
+    bench = Bench()
+    far = used(bench)
+    exchange = bench.attempt()
+    with pytest.raises(BackendError):
+        exchange.run(Meanwhile("GET"), bench.shaper, NOTHING)
+    assert exchange.stale and bench.verdict() == "nothing"
     bench.check(idle=0)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from acme_wsgi.errors import BackendError
+from acme_wsgi.errors import BackendError, BodyError
 from acme_wsgi.http.writer import Response
 from acme_wsgi.upstream.exchange import Exchange
 from acme_wsgi.upstream.payload import Payload
@@ -207,15 +207,84 @@ def test_a_backend_that_leaves_amid_an_upload_after_its_answer(
 
 
 @with_reactor
-def test_a_backend_that_answers_and_takes_no_more() -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_backend_that_answers_and_takes_no_more(whole: bool) -> None:
     bench = Bench(buffers=8192, write=MOMENT)
     attempt, far = bench.heard(Payload(10**12, None, reader=endless()), method="POST")
-    far.sendall(counted(b"fine")[:-1])
-    with pytest.raises(BackendError) as caught:
-        attempt.body()
-    assert caught.value.status == 504 and bench.verdict() == "failed"
+    far.sendall(counted(b"fine") if whole else counted(b"fine")[:-1])
+    if whole:
+        assert attempt.body() == b"fine" and bench.verdict() == "ok"
+    else:
+        with pytest.raises(BackendError) as caught:
+            attempt.body()
+        assert caught.value.status == 504 and bench.verdict() == "failed"
     bench.check(idle=0)
     far.close()
+
+
+@with_reactor
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_client_whose_body_fails_after_the_answer(whole: bool) -> None:
+    """Nothing is gained by losing what is here."""
+    bench = Bench()
+    reader = Uploading(b"one", BodyError("the request body arrives too slowly"))
+    reader.pauses = {1}
+    attempt, far = bench.heard(Payload(CHUNKED, None, reader=reader), method="POST")
+    far.sendall(counted(b"fine") if whole else counted(b"fine")[:-1])
+    body = iter(attempt.response.body)
+    assert next(body) == b"", "the head does not wait"
+    if not whole:
+        assert next(body) == b"fin"
+    reader.pauses.clear()
+    if whole:
+        assert b"".join(body) == b"fine" and bench.verdict() == "ok"
+    else:
+        with pytest.raises(BodyError):
+            list(body)
+        attempt.exchange.close()
+    bench.check(idle=0)
+    far.close()
+
+
+@with_reactor
+def test_a_reset_is_no_end_of_an_answer_that_only_the_end_delimits() -> None:
+    """Whichever side meets it: the kernel tells it once, and then it looks like an end."""
+    import gevent
+
+    class Meanwhile(Uploading):
+        def read1(self, size: int) -> bytes:
+            if self.given == 3:
+                reset(far)
+                time.sleep(0.02)  # the loop doesn't see it before the next piece is sent
+            return super().read1(size)
+
+    bench = Bench()
+    reader = Meanwhile(b"one", b"two", b"three", b"four")
+    reader.pauses = {1}
+    attempt, far = bench.heard(Payload(CHUNKED, None, reader=reader), method="POST")
+    far.sendall(OK + b"\r\npart of it")
+    body = iter(attempt.response.body)
+    assert b"".join(next(body) for _ in range(2)) == b"part of it"
+    reader.pauses.clear()
+    with gevent.Timeout(5), pytest.raises(BackendError):
+        list(body)
+    assert bench.verdict() == "failed"
+    bench.check(idle=0)
+
+
+@with_reactor
+def test_the_limit_of_the_whole_holds_while_both_talk() -> None:
+    import gevent
+
+    bench = Bench(total=3 * MOMENT)
+    attempt, far = bench.heard(Payload(10**12, None, reader=endless()), method="POST")
+    far.sendall(OK + b"Content-Length: 4\r\n\r\n")
+    reading = gevent.spawn(to_end, far)
+    with gevent.Timeout(5), pytest.raises(BackendError) as caught:
+        attempt.body()
+    assert caught.value.status == 504 and bench.verdict() == "failed"
+    reading.get(timeout=5)
+    bench.check(idle=0)
 
 
 @with_reactor
