@@ -16,7 +16,7 @@ CUT = 0
 
 OWN = b"the right body"
 HASTY = "/hasty"
-"""The route whose timeouts for a backend's reads and writes are half a second."""
+"""The route whose timeouts for a backend's reads and writes are a second and a half."""
 
 BIG = 20 << 20
 
@@ -348,8 +348,8 @@ CASES: tuple[Case, ...] = (
     ),
     Case("stalls-in-chunks", later(CHUNKED + chunk, after=Conversation.gone), (CUT,), route=HASTY),
     Case("stalls-after-interim", then(Conversation.gone, INTERIM), (504,), route=HASTY),
-    Case("drips", lambda c: c.drip(good, 0.01), (200,), True, route=HASTY),
-    Case("drips-chunks", lambda c: c.drip(CHUNKED + chunk + END, 0.01), (200,), True, route=HASTY),
+    Case("drips", lambda c: c.drip(good, 0.03), (200,), True, route=HASTY),
+    Case("drips-chunks", lambda c: c.drip(CHUNKED + chunk + END, 0.03), (200,), True, route=HASTY),
     # -- endless
     Case("endless-head", endless(b"X-Filler: vvvvvvvvvvvvvvvvvvvvvvvvvvvvvvvv\r\n" * 100), (502,)),
     Case("endless-field", endless(b"v" * 4000), (502,)),

@@ -44,7 +44,7 @@ def rogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rogue]:
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory, rogue: Rogue) -> Iterator[Server]:
     launcher = Launcher(tmp_path_factory.mktemp("proxy"))
-    hasty = {"proxy_read_timeout": "500ms", "proxy_write_timeout": "500ms"}
+    hasty = {"proxy_read_timeout": "1500ms", "proxy_write_timeout": "1500ms"}
     try:
         server = launcher(
             {
