@@ -8,6 +8,7 @@ Law: knows keys and functions. In a worker threading is patched: those who wait 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -15,6 +16,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+log = logging.getLogger("acme.handlers.static")
 
 
 class Work(Generic[V]):
@@ -80,7 +82,7 @@ class Later(Generic[K, V]):
     def begin(self, key: K, make: Callable[[], V]) -> Work[V] | None:
         """Have `make` called, unless that is so already for `key`; its work, or None: there is no room.
 
-        `make` deals with its own errors: nobody may be there to hear of them.
+        An error of `make` is logged with its traceback: nobody may be there to hear of it.
         """
         found = self._queue.get(key)
         if found is None:
@@ -99,6 +101,9 @@ class Later(Generic[K, V]):
                 work, make = self._queue[key]
                 try:
                     work.value = (make(),)
+                except Exception as error:  # what comes after it in the queue has no part in it
+                    work.error = error
+                    log.exception("work in the background has failed")
                 finally:
                     del self._queue[key]
                     work.done.set()

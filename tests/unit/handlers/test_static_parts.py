@@ -122,6 +122,25 @@ def test_later_is_one_after_the_other_and_once_for_each_key() -> None:
     assert order[3:] == ["a"]
 
 
+def test_work_that_fails_does_not_hold_up_what_comes_after_it(caplog: pytest.LogCaptureFixture) -> None:
+    later: Later[str, float] = Later(3)
+    go = threading.Event()
+
+    def fail() -> float:
+        assert go.wait(10)
+        return 1 / 0
+
+    works = [later.begin("a", fail), later.begin("b", lambda: 1.0)]
+    go.set()
+    for work in works:
+        assert work is not None and work.done.wait(10)
+    failed, done = works
+    assert failed is not None and failed.value is None and isinstance(failed.error, ZeroDivisionError)
+    assert done is not None and done.value == (1.0,)
+    (said,) = caplog.records
+    assert said.exc_info is not None and said.exc_info[1] is failed.error
+
+
 # -- forms that take long
 
 
