@@ -181,7 +181,12 @@ class Lookup:
 
     def _packed(self, asset: Asset) -> dict[str, OpenFile]:
         """The compressed forms that the pipeline has ready, as far as this route sends such files."""
-        return {token: _open_made(path) for token, path in asset.coded.items() if token in self._siblings}
+        coded = {}
+        for token, path in asset.coded.items():
+            if token in self._siblings:
+                with suppress(FileNotFoundError):  # somebody has deleted it: it is made for who asks
+                    coded[token] = _open_made(path)
+        return coded
 
     def _note_sources(self, asset: Asset, depends: Depends) -> None:
         """What an asset was made from: when that changes, the path stands for something else."""

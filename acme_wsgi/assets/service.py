@@ -192,7 +192,8 @@ class Assets:
         return again or build.changed(previous, found) or not self._is_whole(previous)
 
     def _is_whole(self, state: State) -> bool:
-        return all(self.home.has(entry.made) for entry in state.entries if entry.made)
+        served = (name for entry in state.entries for name in (entry.made, *entry.coded.values()))
+        return all(self.home.has(name) for name in served if name)
 
     def rebuild(
         self, previous: State | None, found: tree.Tree, say: Callable[[str], None], seconds: float

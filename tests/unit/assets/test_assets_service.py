@@ -165,6 +165,20 @@ def test_everything_is_compressed_at_the_highest_level(site: Site) -> None:
     assert set(mounted(site.assets()).find("/static/a.css").coded) == {"br", "gzip"}  # type: ignore[union-attr]
 
 
+def test_a_start_builds_what_was_deleted_while_no_server_ran(site: Site) -> None:
+    site.write("a.css", "".join(f".c{number} {{ color : red }}\n" for number in range(100)))
+    look(Keeper(site.assets()))
+    (site.cache / "objects").rename(site.cache / "elsewhere")
+    keeper = Keeper(site.assets())
+    look(keeper)
+    whole = mounted(keeper.assets).find("/static/a.css")
+    assert whole is not None and set(whole.coded) == {"br", "gzip"}
+    for path in whole.coded.values():
+        Path(path).unlink()
+    found = mounted(site.assets()).find("/static/a.css")
+    assert found is not None and found.path == whole.path and found.coded == {}
+
+
 def test_what_nobody_needs_is_removed_after_a_while(site: Site) -> None:
     site.write("a.css", "a { b : c }")
     keeper = Keeper(site.assets())

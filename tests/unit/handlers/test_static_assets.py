@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import brotli
 import pytest
 from static_site import TEXT, get, refused, site
 
@@ -113,3 +114,15 @@ def test_a_change_of_the_assets_empties_the_table(root: Path) -> None:
     for callback in pipeline.callbacks:
         callback()
     assert refused(handler, "/s/page.html").status == 404
+
+
+def test_a_form_that_was_deleted_is_made_for_who_asks(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    made = cache / "object"
+    made.write_text("x=1;" * 500)
+    source, packed = str(root.resolve() / "app.js"), {"br": str(cache / "none")}
+    asset = Asset(str(made), tag="cafe", coded=packed, source=(source,))
+    got = get(with_assets(root, Pipeline(app_js=asset)), "/s/app.js", accept_encoding="br")
+    assert brotli.decompress(got.body) == made.read_bytes()
