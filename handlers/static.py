@@ -134,7 +134,8 @@ class Files:
         self._prefix = prefix
         self._assets = assets
         if assets is not None:
-            assets.on_change(table.clear)
+            assets.on_change(self._start_over)
+        self._cleared = 0  # so many times the table was, because assets had changed
         self._forms = forms
         self._patience = patience
         self._loading: Fillers[str, Resource | Outcome] = Fillers()
@@ -213,6 +214,10 @@ class Files:
             break
         # Whoever writes to a file without end gets its length right, but no tag, and nothing is kept.
         return resource, [] if tagged else contents
+
+    def _start_over(self) -> None:
+        self._cleared += 1
+        self.table.clear()
 
     def _generation(self) -> int:
         return self._assets.generation if self._assets is not None else 0
@@ -301,11 +306,19 @@ class Files:
         if not smaller:
             resource.larger[token] = made
         resource.memory += len(data) + OVERHEAD
-        if self.table.get(path) is resource and not iothreads.run(self._keep, path, resource):
+        if self.table.get(path) is resource and not self._keep_again(path, resource):
             resource.memory -= len(data) + OVERHEAD
             return variant
         resource.coded[token] = variant
         return variant
+
+    def _keep_again(self, path: str, resource: Resource) -> bool:
+        """Keep what takes more memory by now. If assets change meanwhile, it isn't to come back by that."""
+        cleared = self._cleared
+        kept = iothreads.run(self._keep, path, resource)
+        if self._cleared != cleared:
+            self.table.forget(path)
+        return kept
 
     @staticmethod
     def _compressed(token: str, level: int, body: bytes) -> bytes:

@@ -11,6 +11,7 @@ import brotli
 import pytest
 from static_site import TEXT, get, refused, site
 
+from acme_wsgi import iothreads
 from acme_wsgi.assets import Asset
 from acme_wsgi.config.schema.content import Compression
 from acme_wsgi.handlers._forms import IMMUTABLE
@@ -126,3 +127,31 @@ def test_a_form_that_was_deleted_is_made_for_who_asks(
     asset = Asset(str(made), tag="cafe", coded=packed, source=(source,))
     got = get(with_assets(root, Pipeline(app_js=asset)), "/s/app.js", accept_encoding="br")
     assert brotli.decompress(got.body) == made.read_bytes()
+
+
+def test_a_page_that_is_compressed_while_assets_change_is_not_kept(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, source = tmp_path_factory.mktemp("cache"), str(root.resolve() / "page.html")
+    for tag in ("old", "new"):
+        (cache / tag).write_text(f"<p>{tag}" * 1000)
+    old, new = (Asset(str(cache / tag), tag=tag, source=(source,)) for tag in ("old", "new"))
+    pipeline = Pipeline(page_html=old)
+    handler = with_assets(root, pipeline)
+    get(handler, "/s/page.html")
+    run = iothreads.run
+
+    def late(function: Any, *args: Any) -> Any:
+        """The state is taken over while what compressed the page waits for a thread."""
+        if function.__name__ == "_keep" and not pipeline.generation:
+            pipeline.assets["/s/page.html"] = new
+            pipeline.generation += 1
+            for callback in pipeline.callbacks:
+                callback()
+        return run(function, *args)
+
+    monkeypatch.setattr(iothreads, "run", late)
+    assert get(handler, "/s/page.html", accept_encoding="gzip").fields["etag"] == '"old-gz"'
+    assert pipeline.generation == 1
+    for accept, etag in (("gzip", '"new-gz"'), ("", '"new"')):
+        assert get(handler, "/s/page.html", accept_encoding=accept).fields["etag"] == etag
