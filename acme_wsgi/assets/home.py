@@ -86,6 +86,12 @@ class Home:
             self._write((self.object_path(name), content))
         return name
 
+    def spare(self, needed: set[str]) -> None:
+        """Have objects kept for KEPT seconds more by whoever sweeps, and doesn't know who needs them."""
+        for name in needed:
+            with contextlib.suppress(OSError):  # where that can't be done, nothing is swept either
+                os.utime(self.object_path(name))
+
     def sweep(self, needed: set[str], now: float) -> int:
         """Remove objects that nobody has needed for KEPT seconds; returns how many.
 

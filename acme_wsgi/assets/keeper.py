@@ -39,7 +39,7 @@ PAGES = 3.0
 
 _SWITCH = 0.0005  # seconds that the thread which builds may keep the loop waiting for the interpreter
 _TICK = 1.0  # seconds between two looks of a worker at the state
-_SWEEP = 60.0  # seconds between two looks for what nobody needs
+_SWEEP = 60.0  # seconds between two looks for what nobody needs, or two words on what only oneself needs
 _SAVE = 5.0  # seconds between two times that compressed forms are published while they are made
 _AGAIN = 30.0  # seconds after which a keeper that failed tries again
 _NICE = 10
@@ -110,6 +110,8 @@ class Keeper:
             self._complain(self.assets.state)
         if self.keeps:
             self._keep()
+        elif self.assets.unshared:
+            self._spare_own()
         self._call(self.assets.reload)
         if self.assets.generation != self._seen:
             self._seen = self.assets.generation
@@ -118,6 +120,13 @@ class Keeper:
     def _call(self, function: Callable[[], T]) -> T:
         """In the thread, while the loop goes on."""
         return _in(self._thread, function)
+
+    def _spare_own(self) -> None:
+        """See that the keeper, who can't know this worker's state, doesn't remove what that needs."""
+        now = time.monotonic()
+        if now - self._swept >= _SWEEP:
+            self._swept = now
+            self._call(lambda: self.assets.home.spare(self.assets.state.objects()))
 
     # -- the keeper ----------------------------------------------------------------------------------------
 

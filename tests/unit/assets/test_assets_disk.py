@@ -96,6 +96,23 @@ def test_a_version_that_another_worker_could_not_tell_of_is_not_denied(site: Sit
     assert found is not None and found.path == str(path)
 
 
+def test_the_keeper_leaves_what_only_another_worker_knows_of(
+    site: Site, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.largest = 64
+    keeper, other = Keeper(site.assets()), Keeper(site.assets())
+    monkeypatch.setattr(Home, "become_keeper", lambda home, _: home is keeper.assets.home)
+    site.write("a.css", "a { b : d }")
+    site.write("js/a.js", "a  =  2")
+    look(keeper)
+    for path in (site.cache / "objects").iterdir():
+        os.utime(path, (0, 0))
+    other.step()
+    keeper._sweep()
+    assert content(other.assets, other.assets.url("/static/a.css")).startswith("a{b:url(x")
+    assert content(other.assets, "/static/all.js") == "a=1\n;\n"
+
+
 def test_the_manifest_stays_that_of_the_state(site: Site, disk: Disk) -> None:
     """A manifest that had room before the state didn't would name what no worker knows."""
     keeper = Keeper(site.assets())
