@@ -237,9 +237,9 @@ class _Build:
         )
         if not name:
             former = self.former.get((mount.hosts, each.target))
-            if former is None or not former.bundled or not self.home.has(former.made):
+            if former is None or not former.joined or not self.home.has(former.joined):
                 return
-            name = former.made  # the page that needs it is better off with the one that it had
+            name = former.joined  # the page that needs it is better off with the one that it had
         if (mount.hosts, each.target) in self.found.sources:
             self._complain(each.target, "the bundle is served instead of the file of this name")
         node = Node(
@@ -560,6 +560,7 @@ class _Build:
             modified=self._modified(node),
             made=node.made,
             bundled=node.bundled,
+            joined=node.bundle,
             versioned=node.versioned,
             coded={coding: name for coding, name in coded.items() if not name or self.home.has(name)},
         )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-FORMAT = 4
+FORMAT = 5
 """Of the state file, and of what is made: what an earlier program left in another format is built anew."""
 
 Stamp = tuple[int, int]
@@ -57,6 +57,7 @@ class Entry:
     :ivar versioned: its URL with the hash, "" if it has none
     :ivar made: name of the object that is served, "" for the original itself
     :ivar bundled: it has no file of its own name
+    :ivar joined: of a bundle, the object that it is without references to versions; "" for a file
     :ivar tag: names the content that is served
     :ivar size: of that content, in bytes
     :ivar modified: when it became that, in nanoseconds since the epoch
@@ -72,6 +73,7 @@ class Entry:
     modified: int
     made: str = ""
     bundled: bool = False
+    joined: str = ""
     versioned: str = ""
     coded: dict[str, str] = field(default_factory=dict)
 
@@ -108,7 +110,7 @@ class State:
         """The names of all objects that this state needs."""
         needed = {name for name in self.made.values() if name}
         for entry in self.entries:
-            needed.update(name for name in (entry.made, *entry.coded.values()) if name)
+            needed.update(name for name in (entry.made, entry.joined, *entry.coded.values()) if name)
         return needed
 
 

@@ -199,6 +199,26 @@ def test_a_bundle_that_has_no_room_stays_as_it_was(site: Site, disk: Disk) -> No
     assert NOISE in content(keeper.assets, "/static/all.js")
 
 
+def test_a_bundle_that_stays_as_it_was_refers_to_the_versions_of_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, bundles=["/static/css/*.css -> /static/all.css"])
+    site.write("css/a.css", "a{b:url(../x.png)}")
+    site.write("x.png", "one")
+    disk = Disk(site.cache, monkeypatch)
+    keeper = Keeper(site.assets())
+    site.write("css/b.css", f"a{{c:'{NOISE}'}}")
+    disk.largest = 10_000
+    look(keeper)
+    for path in (site.cache / "objects").iterdir():
+        os.utime(path, (0, 0))
+    keeper._sweep()
+    site.write("x.png", "two")
+    look(keeper)
+    picture = keeper.assets.url("/static/x.png").removeprefix("/static/")
+    assert content(keeper.assets, "/static/all.css") == f"a{{b:url({picture})}}\n"
+
+
 def test_a_bundle_without_room_for_its_references_is_served_without_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
