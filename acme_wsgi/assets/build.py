@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,19 +102,33 @@ def changed(state: State, found: tree.Tree) -> bool:
 
 
 def build(
-    plan: Plan, home: Home, previous: State | None, found: tree.Tree, say: Say, seconds: float = math.inf
+    plan: Plan,
+    home: Home,
+    previous: State | None,
+    found: tree.Tree,
+    say: Say,
+    seconds: float = math.inf,
+    elder: Mapping[Key, Entry] | None = None,
 ) -> State:
     """Build everything; what `previous` holds of the same files is taken from there.
 
     :param seconds: how long pages may take. Nothing depends on them: those that are left over stay as they
         are, and the state says how many there are
+    :param elder: what was last said of URLs under other settings: their dates don't go back from there
     """
-    return _Build(plan, home, previous or State(), found, say, seconds).run()
+    return _Build(plan, home, previous or State(), found, say, seconds, elder or {}).run()
 
 
 class _Build:
     def __init__(
-        self, plan: Plan, home: Home, previous: State, found: tree.Tree, say: Say, seconds: float
+        self,
+        plan: Plan,
+        home: Home,
+        previous: State,
+        found: tree.Tree,
+        say: Say,
+        seconds: float,
+        elder: Mapping[Key, Entry],
     ) -> None:
         self.seconds = seconds
         self.plan, self.home, self.previous, self.found, self.say = plan, home, previous, found, say
@@ -128,6 +142,7 @@ class _Build:
         self.making = 0
         self.refused = math.inf  # bytes of the smallest object that could not be kept
         self.former = {entry.key: entry for entry in previous.entries}
+        self.elder = elder
 
     def run(self) -> State:
         if self.found.left_out:
@@ -570,9 +585,10 @@ class _Build:
         it was said of another, since whoever asks by date would be told that nothing has changed.
         """
         newest = min(node.newest if node.made else node.written, self.now_ns)
-        former = self.former.get(node.key)
-        if former is None:
+        said = [each for each in (self.elder.get(node.key), self.former.get(node.key)) if each is not None]
+        if not said:
             return newest
+        former = max(said, key=lambda entry: entry.modified)  # of the same date that of other settings
         if former.tag == node.tag[:32]:
             return former.modified
         later = former.modified // SECOND * SECOND + SECOND

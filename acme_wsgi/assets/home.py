@@ -131,25 +131,29 @@ class Home:
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def others(self, configuration: str, now: float) -> list[bytes]:
-        """The texts of the states of other configurations; those that are long out of use are removed.
+    def others(self, configuration: str) -> list[bytes]:
+        """The texts of the states of other configurations."""
+        found = []
+        for path in self._other_states(configuration):
+            with contextlib.suppress(FileNotFoundError):
+                found.append(path.read_bytes())
+        return found
+
+    def forget(self, configuration: str, now: float) -> None:
+        """Remove the states of other configurations that are long out of use.
 
         A state is in use as long as its keeper lock is touched (`touch`).
         """
-        found = []
-        for path in Path(self.path).glob("state-*.json"):
-            other = path.stem.removeprefix("state-")
-            if other == configuration:
-                continue
-            lock = Path(self._join(f"keeper-{other}.lock"))
+        for path in self._other_states(configuration):
+            lock = Path(self._join(f"keeper-{path.stem.removeprefix('state-')}.lock"))
             with contextlib.suppress(FileNotFoundError):
                 if max(path.stat().st_mtime, lock.stat().st_mtime) < now - FORGOTTEN:
                     path.unlink()
                     lock.unlink()
-                    continue
-            with contextlib.suppress(FileNotFoundError):
-                found.append(path.read_bytes())
-        return found
+
+    def _other_states(self, configuration: str) -> list[Path]:
+        own = f"state-{configuration}.json"
+        return [path for path in Path(self.path).glob("state-*.json") if path.name != own]
 
     def _write(self, *files: tuple[str, bytes]) -> None:
         """Have files appear, each a path and its content: none before the content of all is written."""

@@ -186,7 +186,8 @@ class Keeper:
         needed = assets.state.objects()
         with assets.home.building():
             assets.home.touch(self.configuration)
-            for text in assets.home.others(self.configuration, now):
+            assets.home.forget(self.configuration, now)
+            for text in assets.home.others(self.configuration):
                 other = records.load(text)
                 if other is not None:
                     needed |= other.objects()

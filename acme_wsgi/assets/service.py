@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
@@ -179,28 +179,44 @@ class Assets:
             if previous is None:
                 self.home.insist_on_writing()
             found = tree.look(self.plan.sites)
-            if previous is None or self._is_to_be_built(previous, found):
-                self.rebuild(previous, found, log.info, BOOT)
+            elder = self._elder()
+            if previous is None or self._is_to_be_built(previous, found, elder):
+                self.rebuild(previous, found, log.info, BOOT, elder)
         self.reload()
 
     def load_state(self) -> State | None:
         """What the file says now."""
         return records.load(self.home.state(self.plan.configuration))
 
-    def _is_to_be_built(self, previous: State, found: tree.Tree) -> bool:
+    def _elder(self) -> dict[Key, Entry]:
+        """What was last said of each URL by states of other settings."""
+        youngest: dict[Key, Entry] = {}
+        for text in self.home.others(self.plan.configuration):
+            for entry in (records.load(text) or State()).entries:
+                if youngest.setdefault(entry.key, entry).modified < entry.modified:
+                    youngest[entry.key] = entry
+        return youngest
+
+    def _is_to_be_built(self, previous: State, found: tree.Tree, elder: Mapping[Key, Entry]) -> bool:
         again = bool(previous.room) and self.home.has_room(previous.room)
-        return again or build.changed(previous, found) or not self._is_whole(previous)
+        overtaken = any(_is_overtaken(entry, elder.get(entry.key)) for entry in previous.entries)
+        return again or overtaken or build.changed(previous, found) or not self._is_whole(previous)
 
     def _is_whole(self, state: State) -> bool:
         served = (name for entry in state.entries for name in (entry.made, *entry.coded.values()))
         return all(self.home.has(name) for name in served if name)
 
     def rebuild(
-        self, previous: State | None, found: tree.Tree, say: Callable[[str], None], seconds: float
+        self,
+        previous: State | None,
+        found: tree.Tree,
+        say: Callable[[str], None],
+        seconds: float,
+        elder: Mapping[Key, Entry] | None = None,
     ) -> State:
-        """Build and publish; called with the lock for building. `seconds`: how long pages may take."""
+        """Build and publish; called with the lock for building. For `seconds` and `elder` see `build`."""
         began = time.monotonic()
-        state = build.build(self.plan, self.home, previous, found, say, seconds)
+        state = build.build(self.plan, self.home, previous, found, say, seconds, elder)
         try:
             if self.unshared or state != previous:
                 self.publish(state)
@@ -292,6 +308,11 @@ def _is_current(entry: Entry) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_overtaken(entry: Entry, other: Entry | None) -> bool:
+    """Whether another content was served at the URL since, under other settings."""
+    return other is not None and other.tag != entry.tag and other.modified >= entry.modified
 
 
 def _as_it_lies(entry: Entry) -> Asset:

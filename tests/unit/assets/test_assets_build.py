@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from assets_site import OLD, Site, content, mounted
+from assets_site import OLD, Site, content, look, mounted
 
 from acme_wsgi.assets import minify, plan, records
 from acme_wsgi.assets.home import Home, length
+from acme_wsgi.assets.keeper import Keeper
 from acme_wsgi.assets.service import Assets
 from acme_wsgi.assets.sites import Place
 from acme_wsgi.config.kinds import Arrow
@@ -391,6 +392,32 @@ def test_a_date_moves_with_the_content_and_only_with_that(make: Any) -> None:
     for url in ("/static/a.css", "/static/i.html"):
         assert content(last, url) == (site.root / url.removeprefix("/static/")).read_text()
         assert date(last, url) > before[url], "each content of one second has its own"
+
+
+@pytest.mark.parametrize("rested", [False, True])
+def test_no_date_goes_back_with_the_settings(make: Any, rested: bool) -> None:
+    """`rested`: no server ran for hours before each start."""
+    site = make(version=False)
+    site.write("a.css", "a { b : c }")
+    site.write("same.css", "a{b:c}")
+    site.write("js/a.js", "a=1")
+    site.write("js/b.js", "b=1")
+    urls = ["/static/a.css", "/static/same.css", "/static/all.js"]
+    last = dict.fromkeys(urls, ("", 0))
+    for number in (0, 1, 0, 0, 2, 2, 1, 0):
+        site.options["bundles"] = [f"/static/js/{('b.js', '*.js', 'a.js')[number]} -> /static/all.js"]
+        site.options["minify"] = number == 1
+        assets = site.assets()
+        for url in urls:
+            text, (before, since) = content(assets, url), last[url]
+            last[url] = text, date(assets, url)
+            assert last[url] == (before, since) if text == before else last[url][1] > since
+        look(Keeper(assets))
+        states = list(site.cache.glob("state-*"))
+        if rested:
+            assert len(states) == 1, "those that are long out of use are removed, once they were read"
+            for path in (*states, *site.cache.glob("keeper-*")):
+                os.utime(path, (0, 0))
 
 
 def test_a_file_that_is_served_as_it_is_has_its_own_date(make: Any) -> None:
