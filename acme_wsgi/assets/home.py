@@ -78,8 +78,7 @@ class Home:
         digest = hashlib.sha256(content).hexdigest()
         name = f"{digest[:40]}-{len(content):x}{extension}"
         if self.has(name):
-            with contextlib.suppress(OSError):  # where that can't be done, nothing is swept either
-                os.utime(self.object_path(name))
+            self.spare({name})
         else:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._join("objects"), _MODE)  # noqa: PTH102 - a mode, no parents

@@ -96,7 +96,7 @@ cdef class Exchange:
     cdef Link link
     cdef Place place             # in the line for that
     cdef int64_t begun_ns
-    cdef int64_t sent_ns         # when the request had left, or its head
+    cdef int64_t sent_ns         # when the request, or its head, began to leave
     cdef bint withdrawn          # its backend was taken out before it could be sent
     cdef readonly int64_t until_ns        # of the whole, over all attempts (CLOCK_MONOTONIC); 0 = no limit
     cdef str request_id
@@ -150,7 +150,6 @@ cdef class Exchange:
                 raise BackendError.withdrawn("it was taken out while the request waited for a connection")
             self.sent_ns = monotonic_ns()
             self.send(request, shaper, payload)
-            self.sent_ns = monotonic_ns()
             return self.receive(request, payload)
         except BackendError as error:
             self.fail(error)
